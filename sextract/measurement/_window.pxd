@@ -1,0 +1,19 @@
+# Access to the pixels of a window (see measure.Windows), shared by all measurement kernels.
+from libc.stdint cimport int64_t
+
+cdef enum:
+    OFFSET = 0
+    X0 = 1
+    Y0 = 2
+    X1 = 3
+    Y1 = 4
+
+cdef inline bint usable(float value) noexcept nogil:
+    # Neither bad nor masked: records.BAD is -1e30.
+    return value > <float>-1e29
+
+cdef inline float at(const float *pixels, const int64_t *window, int64_t x, int64_t y) noexcept nogil:
+    # Pixel (x, y), or BAD outside the window.
+    if x < window[X0] or x >= window[X1] or y < window[Y0] or y >= window[Y1]:
+        return <float>-1e30
+    return pixels[window[OFFSET] + (y - window[Y0]) * (window[X1] - window[X0]) + x - window[X0]]

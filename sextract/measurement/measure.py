@@ -1,0 +1,309 @@
+"""The door of measurement: what a family of measurements declares, what it gets, and how a batch of them is run.
+
+A family is one file of this package.  It declares its columns and a function that fills them for a batch of sources:
+
+    @measurement("aperture", columns=COLUMNS, reach=reach)
+    def aperture(batch):
+        state = batch.scratch("aperture.state", (len(naper), 3))
+        for view in batch.windows(hx, hy):                 # usually one view; a giant source comes in pieces
+            _aperture.fold(view.pixels, view.index, view.main, view.mirror, view.rows, ..., state)
+        batch["FLUX_APER"][...] = ...
+
+Pixels come as *windows*: a kernel folds the rows it is given into per-source state, so that a source whose stamp fits
+in memory (one view, all its rows) and one whose stamp doesn't (many views, a few rows each) take the same path and give
+the same bits.  It does not know where pixels come from; that is ``stamps.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.config.settings import PhotometrySettings, Settings
+from sextract.records import Box, Column, Frame
+from sextract.registry import Registry
+
+Array = NDArray[Any]
+
+# Pixels that a window has beyond the half-size asked for: the mirror of MASK_TYPE CORRECT truncates, which moves it by one.
+MARGIN = 2
+
+
+class NeedRows(Exception):
+    """A source's pixels reach rows whose masks aren't final yet; it is measured again later."""
+
+    def __init__(self, rows: dict[int, int]) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Pixels for some sources of a batch.
+
+    Attributes
+    ----------
+    pixels : float32 array (capacity,)
+        Storage of all windows.  Bad, masked pixels hold ``records.BAD``; others are background-subtracted ADU.
+    index : int64 array (m,)
+        The sources these windows belong to.
+    main, mirror : int64 arrays (m, 5)
+        ``offset, x0, y0, x1, y1`` of the window with the rows to fold and of the one that holds the pixels
+        mirrored about the centre (MASK_TYPE CORRECT); pixel (x, y) is at ``offset + (y − y0)·(x1 − x0) + x − x0``.
+        They are the same window unless the source is a giant.  A mirrored pixel that isn't in the window is outside
+        the frame.
+    rows : int64 array (m, 2)
+        Rows ``ya <= y < yb`` to fold in this view.  Over all views each row of a source comes once, top first.
+    """
+
+    pixels: NDArray[np.float32]
+    index: NDArray[np.int64]
+    main: NDArray[np.int64]
+    mirror: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+
+class Cutter(Protocol):
+    """Where stamps come from: pixels with the masks of one source."""
+
+    final_row: int  # rows below this one have final masks
+
+    def cut(self, source: int, box: Box, out: NDArray[np.float32]) -> None:
+        """Fill `out` (rows, columns of `box`) with the pixels seen by that source of the batch."""
+
+
+Reach = Callable[[Array, PhotometrySettings], tuple[Array, Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A registered family."""
+
+    name: str
+    columns: tuple[Column, ...]
+    run: Callable[[Batch], None]
+    needs: tuple[str, ...] = ()
+    reach: Reach | None = None
+    stage: str = "batch"
+
+
+MEASUREMENTS: Registry[Measurement] = Registry("measurement", "sextract.measurement")
+
+
+def measurement(
+    name: str,
+    *,
+    columns: Sequence[Column],
+    needs: Sequence[str] = (),
+    reach: Reach | None = None,
+    stage: str = "batch",
+) -> Callable[[Callable[[Batch], None]], Callable[[Batch], None]]:
+    """Register a family.
+
+    Parameters
+    ----------
+    name : str
+        Name of the family; other families name it in their `needs`.
+    columns : sequence of Column
+        What it fills.  A family runs only if one of them, or a family that needs it, is requested.
+    needs : sequence of str
+        Families that must have run before.
+    reach : callable, optional
+        ``reach(sources, photometry) -> (hx, hy)``: half-sizes in pixels, float64 arrays, of the stamps it will ask for
+        first.  Only speed depends on it.
+    stage : str
+        ``batch`` (sees pixels) or ``table`` (sees rows only).
+    """
+
+    def register(run: Callable[[Batch], None]) -> Callable[[Batch], None]:
+        MEASUREMENTS.add(name, Measurement(name, tuple(columns), run, tuple(needs), reach, stage))
+        return run
+
+    return register
+
+
+def family_of(column: str) -> Measurement | None:
+    """The family that fills a column, or None."""
+    return next((m for name in MEASUREMENTS for m in [MEASUREMENTS.get(name)] if any(c.name == column for c in m.columns)), None)
+
+
+@dataclass
+class Batch:
+    """Some sources, and all a measurement may know of them.
+
+    Attributes
+    ----------
+    sources : SOURCE array (n,)
+        Isophotal results; ``flags`` may be or-ed into.
+    frame : Frame
+    settings : Settings
+    dims : mapping
+        Requested column → dims of its ``(n)`` or ``(n,m)``, empty for a scalar.
+    cutter : Cutter
+    arena : float32 array
+        Storage for stamps; how large it is changes nothing but speed.
+    """
+
+    sources: Array
+    frame: Frame
+    settings: Settings
+    dims: Mapping[str, tuple[int, ...]]
+    cutter: Cutter
+    arena: NDArray[np.float32]
+    values: dict[str, Array] = field(default_factory=dict)
+    _boxes: NDArray[np.int64] | None = None
+    _offsets: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.values[name]
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        self.values[name] = value
+
+    def wants(self, *names: str) -> bool:
+        """Whether any of these columns is requested."""
+        return any(n in self.dims for n in names)
+
+    def scratch(self, shape: tuple[int, ...] = (), dtype: Any = np.float64) -> Array:
+        """A zeroed array (n, *shape), one entry per source."""
+        return np.zeros((len(self), *shape), dtype)
+
+    def stamp(self, i: int, half: float) -> tuple[NDArray[np.float32], int, int]:
+        """Stamp of source `i` with that half-size about its barycentre, and its first row and column: the easy way."""
+        s = self.sources[i]
+        box = self._box(*(np.array([v]) for v in (s["x"], s["y"], half, half)))[0]
+        out = np.empty((box[3] - box[1], box[2] - box[0]), np.float32)
+        self._cut(i, box, out)
+        return out, int(box[1]), int(box[0])
+
+    def _box(self, cx: Array, cy: Array, hx: Array, hy: Array) -> NDArray[np.int64]:
+        """Boxes x0, y0, x1, y1 (n, 4) about the centres, cut to the frame; a huge or NaN half-size is the frame."""
+        w, h = self.frame.width, self.frame.height
+        hx = np.where(np.isfinite(hx), np.clip(hx, 0.0, w), float(w))
+        hy = np.where(np.isfinite(hy), np.clip(hy, 0.0, h), float(h))
+        box = np.empty((len(cx), 4), np.int64)
+        box[:, 0] = np.clip(np.floor(cx - hx) - MARGIN, 0, w)
+        box[:, 1] = np.clip(np.floor(cy - hy) - MARGIN, 0, h)
+        box[:, 2] = np.clip(np.ceil(cx + hx) + MARGIN + 1, box[:, 0], w)
+        box[:, 3] = np.clip(np.ceil(cy + hy) + MARGIN + 1, box[:, 1], h)
+        return box
+
+    def _cut(self, i: int, box: Array, out: NDArray[np.float32]) -> None:
+        if box[3] > self.cutter.final_row:
+            raise NeedRows({i: int(box[3])})
+        self.cutter.cut(i, Box(int(box[1]), int(box[0]), int(box[3]), int(box[2])), out)
+
+    def windows(
+        self, hx: Array, hy: Array, cx: Array | None = None, cy: Array | None = None, index: Array | None = None
+    ) -> Iterator[Windows]:
+        """Windows that cover half-sizes `hx`, `hy` (pixels) about the centres, in views of what fits in the arena.
+
+        Parameters
+        ----------
+        hx, hy : float64 arrays (n,)
+            Half-sizes for all sources of the batch.  A margin for the mirror is added here.
+        cx, cy : float64 arrays (n,), optional
+            Centres, 0-based; the barycentres if not given.
+        index : int64 array, optional
+            Only these sources.
+
+        Raises
+        ------
+        NeedRows
+            Some of the pixels aren't final yet.
+        """
+        s = self.sources
+        index = np.arange(len(s), dtype=np.int64) if index is None else np.asarray(index, np.int64)
+        need = self._box(s["x"] if cx is None else cx, s["y"] if cy is None else cy, hx, hy)
+        if self._boxes is None or self._offsets is None:
+            self._boxes, self._offsets = np.zeros((len(s), 4), np.int64), np.full(len(s), -1, np.int64)
+        late = index[need[index, 3] > self.cutter.final_row]
+        if len(late):
+            raise NeedRows({int(i): int(need[i, 3]) for i in late})
+        start = 0
+        while start < len(index):
+            stop, giant = self._hold(index, start, need)
+            if giant:
+                yield from self._pieces(int(index[start]), need[index[start]], s if cy is None else None, cx, cy)
+                start += 1
+                continue
+            part = index[start:stop]
+            main = np.column_stack([self._offsets[part], self._boxes[part]])
+            yield Windows(self.arena, part, main, main, np.ascontiguousarray(need[part][:, [1, 3]]))
+            start = stop
+
+    def _hold(self, index: Array, start: int, need: Array) -> tuple[int, bool]:
+        """Have stamps of index[start:stop] in the arena; stop, and whether index[start] alone is too large for it."""
+        assert self._boxes is not None and self._offsets is not None
+        have, off = self._boxes, self._offsets
+        todo = index[start:]
+        covers = (
+            (off[todo] >= 0)
+            & (have[todo, 0] <= need[todo, 0])
+            & (have[todo, 1] <= need[todo, 1])
+            & (have[todo, 2] >= need[todo, 2])
+            & (have[todo, 3] >= need[todo, 3])
+        )
+        held = int(np.argmin(covers)) if not covers.all() else len(todo)
+        if held:
+            return start + held, False
+        # Stamps of sources not in this call stay if there is room, else everything is cut anew from here on.
+        sizes = (need[todo, 2] - need[todo, 0]) * (need[todo, 3] - need[todo, 1])
+        if sizes[0] > len(self.arena):
+            return start + 1, True
+        used = self._used()
+        ends = used + np.cumsum(np.where(covers, 0, sizes))
+        if ends[-1] > len(self.arena):
+            off[:] = -1
+            covers[:] = False
+            ends = np.cumsum(sizes)
+        fits = int(np.searchsorted(ends, len(self.arena), side="right"))
+        for k in range(fits):
+            if covers[k]:
+                continue
+            i = todo[k]
+            have[i] = need[i]
+            off[i] = ends[k] - sizes[k]
+            x0, y0, x1, y1 = (int(v) for v in need[i])
+            out = self.arena[int(off[i]) : int(ends[k])].reshape(y1 - y0, x1 - x0)
+            self.cutter.cut(int(i), Box(y0, x0, y1, x1), out)
+        return start + fits, False
+
+    def _used(self) -> int:
+        assert self._boxes is not None and self._offsets is not None
+        held = self._offsets >= 0
+        if not held.any():
+            return 0
+        b = self._boxes[held]
+        return int((self._offsets[held] + (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])).max())
+
+    def _pieces(self, i: int, box: Array, sources: Array | None, cx: Array | None, cy: Array | None) -> Iterator[Windows]:
+        """Views of a giant's rows, each with the rows mirrored about its centre."""
+        assert self._offsets is not None
+        self._offsets[:] = -1
+        x0, y0, x1, y1 = (int(v) for v in box)
+        centre = float(self.sources["y"][i] if cy is None else cy[i])
+        width = x1 - x0
+        half = len(self.arena) // 2
+        step = half // width - 2 * MARGIN
+        if step < 1:
+            raise MemoryError(f"a row of {width} pixels does not fit in the stamp storage of {self.arena.nbytes} bytes")
+        for ya in range(y0, y1, step):
+            yb = min(ya + step, y1)
+            m0 = max(int(np.floor(2 * centre)) - (yb - 1) - MARGIN, 0)
+            m1 = min(int(np.ceil(2 * centre)) - ya + MARGIN + 1, self.frame.height)
+            m0, m1 = min(m0, self.frame.height), max(m1, m0)
+            main = np.array([[0, x0, ya, x1, yb]], np.int64)
+            mirror = np.array([[half, x0, m0, x1, m1]], np.int64)
+            self.cutter.cut(i, Box(ya, x0, yb, x1), self.arena[: (yb - ya) * width].reshape(yb - ya, width))
+            if m1 > m0:
+                out = self.arena[half : half + (m1 - m0) * width].reshape(m1 - m0, width)
+                self.cutter.cut(i, Box(m0, x0, m1, x1), out)
+            yield Windows(self.arena, np.array([i], np.int64), main, mirror, np.array([[ya, yb]], np.int64))
