@@ -17,3 +17,10 @@ cdef inline float at(const float *pixels, const int64_t *window, int64_t x, int6
     if x < window[X0] or x >= window[X1] or y < window[Y0] or y >= window[Y1]:
         return <float>-1e30
     return pixels[window[OFFSET] + (y - window[Y0]) * (window[X1] - window[X0]) + x - window[X0]]
+
+cdef inline float mirrored(
+    const float *pixels, const int64_t *window, double cx, double cy, int64_t x, int64_t y
+) noexcept nogil:
+    # The pixel opposite (x, y) about the centre, or 0: truncated toward zero, so that -0.3 is column 0.
+    cdef float value = at(pixels, window, <int64_t>(2 * cx + 0.49999 - x), <int64_t>(2 * cy + 0.49999 - y))
+    return value if usable(value) else <float>0
