@@ -54,3 +54,14 @@ cdef struct Source:
     int32_t singular
     int32_t row
     int32_t spare
+
+cdef struct Footprint:
+    int64_t parent
+    int64_t npix
+    int64_t fragments
+    int32_t nfragments
+    int32_t row
+    int32_t xmin
+    int32_t xmax
+    int32_t ymin
+    int32_t ymax

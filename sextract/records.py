@@ -164,3 +164,20 @@ class Column:
     ucd: str = ""
     vector: str = ""
     stage: str = "batch"
+
+
+# A whole connected set of pixels above the threshold, before deblending.  Extents inclusive.
+FOOTPRINT = np.dtype(
+    [
+        ("parent", "<i8"),  # ID_PARENT
+        ("npix", "<i8"),
+        ("fragments", "<i8"),  # index of its first FRAGMENT in the list that comes with it
+        ("nfragments", "<i4"),
+        ("row", "<i4"),  # scan line on which it closed: its last row + 1
+        ("xmin", "<i4"),
+        ("xmax", "<i4"),
+        ("ymin", "<i4"),
+        ("ymax", "<i4"),
+    ],
+    align=True,
+)

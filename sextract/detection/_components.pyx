@@ -1,0 +1,174 @@
+"""Joins the runs of all tiles, row after row, to footprints (8-connected), in the order in which they close.
+
+Memory is the caller's: blocks of bytes for pieces, components and the two rows of labels.  It sees no pixel.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcpy
+
+from sextract.detection._lutz cimport (
+    Component,
+    Label,
+    Lutz,
+    Piece,
+    lutz_drop,
+    lutz_init,
+    lutz_row,
+)
+from sextract.records cimport Footprint, Fragment, Run
+
+PIECE_BYTES = sizeof(Piece)
+COMPONENT_BYTES = sizeof(Component)
+LABEL_BYTES = sizeof(Label)
+
+
+def join_tiles(list starts, list runs, int64_t rows, int32_t[::1] out_start, Run[::1] out):
+    """Concatenate the runs of tiles side by side, joining what meets at their borders.
+
+    Parameters
+    ----------
+    starts, runs : list of int32 arrays (rows + 1,), list of RUN arrays
+        One of each per tile, left to right.
+    out_start, out : int32 array (rows + 1,), RUN array
+        Written; `out` has room for all runs.
+    """
+    cdef int64_t y, t, ntiles = len(runs), n = 0, k
+    cdef int32_t[::1] start
+    cdef Run[::1] these
+    out_start[0] = 0
+    for y in range(rows):
+        for t in range(ntiles):
+            start = starts[t]
+            these = runs[t]
+            for k in range(start[y], start[y + 1]):
+                if n > out_start[y] and out[n - 1].x1 == these[k].x0:
+                    out[n - 1].x1 = these[k].x1
+                else:
+                    out[n] = these[k]
+                    n += 1
+        out_start[y + 1] = <int32_t>n
+
+
+cdef class Components:
+    """Open components and the queue of closed ones.
+
+    Parameters
+    ----------
+    pieces, components, labels : uint8 arrays
+        Storage; sizes in units of PIECE_BYTES, COMPONENT_BYTES, and twice the most runs a row can have of LABEL_BYTES.
+    minarea : int
+        DETECT_MINAREA: components with fewer pixels are dropped when they close.
+    """
+
+    cdef Lutz state
+    cdef object _pieces, _components, _labels
+    cdef readonly int32_t npieces, ncomponents
+    cdef public int64_t parents
+
+    def __init__(self, uint8_t[::1] pieces, uint8_t[::1] components, uint8_t[::1] labels, int32_t minarea):
+        self.npieces = <int32_t>(pieces.shape[0] // sizeof(Piece))
+        self.ncomponents = <int32_t>(components.shape[0] // sizeof(Component))
+        self._pieces, self._components, self._labels = pieces, components, labels
+        self.state.pieces = <Piece *>&pieces[0]
+        self.state.components = <Component *>&components[0]
+        self.state.above = <Label *>&labels[0]
+        self.state.here = self.state.above + labels.shape[0] // sizeof(Label) // 2
+        lutz_init(&self.state, self.npieces, self.ncomponents, minarea)
+        self.parents = 0
+
+    @property
+    def waiting(self):
+        """Closed components, their pieces and their pixels."""
+        return self.state.nclosed, self.state.closed_pieces, self.state.closed_npix
+
+    @property
+    def free(self):
+        """Free pieces and free components."""
+        return self.state.npieces_free, self.state.ncomponents_free
+
+    def feed(self, const int32_t[::1] row_start, const Run[::1] runs, int64_t y0, int64_t first):
+        """Take rows `first` … of a band whose first row is `y0`; the number of rows taken in all.
+
+        Less than the band's rows if there is too little room: drain, or grow, and call again with what it returned.
+        """
+        cdef int64_t y = first, rows = row_start.shape[0] - 1
+        cdef const Run *row
+        cdef Run none
+        with nogil:
+            while y < rows:
+                row = &runs[row_start[y]] if row_start[y + 1] > row_start[y] else &none
+                if not lutz_row(&self.state, <int32_t>(y0 + y), row, row_start[y + 1] - row_start[y]):
+                    break
+                y += 1
+        return y
+
+    def finish(self, int64_t y):
+        """Close everything: `y` is the height of the frame."""
+        cdef Run none
+        lutz_row(&self.state, <int32_t>y, &none, 0)
+
+    def grow(self, uint8_t[::1] pieces, uint8_t[::1] components):
+        """Move to larger storage."""
+        cdef int32_t i, np_ = <int32_t>(pieces.shape[0] // sizeof(Piece))
+        cdef int32_t nc = <int32_t>(components.shape[0] // sizeof(Component))
+        memcpy(&pieces[0], self.state.pieces, self.npieces * sizeof(Piece))
+        memcpy(&components[0], self.state.components, self.ncomponents * sizeof(Component))
+        self.state.pieces = <Piece *>&pieces[0]
+        self.state.components = <Component *>&components[0]
+        for i in range(self.npieces, np_):
+            self.state.pieces[i].next = self.state.free_piece
+            self.state.free_piece = i
+        for i in range(self.ncomponents, nc):
+            self.state.components[i].next = self.state.free_component
+            self.state.free_component = i
+        self.state.npieces_free += np_ - self.npieces
+        self.state.ncomponents_free += nc - self.ncomponents
+        self.npieces, self.ncomponents = np_, nc
+        self._pieces, self._components = pieces, components
+
+    def next_closed(self, int64_t most_pixels, int64_t most, int64_t most_pieces):
+        """How many of the oldest closed components stay within these sums (at least one, if any); their pieces, pixels."""
+        cdef int32_t c = self.state.closed
+        cdef int64_t n = 0, pieces = 0, pixels = 0
+        cdef Component *comp
+        while c >= 0:
+            comp = &self.state.components[c]
+            if n and (n == most or pixels + comp.npix > most_pixels or pieces + comp.npieces > most_pieces):
+                break
+            n += 1
+            pieces += comp.npieces
+            pixels += comp.npix
+            c = comp.next
+        return n, pieces, pixels
+
+    def drain(self, Footprint[::1] out, Fragment[::1] fragments):
+        """Move the oldest ``len(out)`` closed components out; the number of fragments written."""
+        cdef int64_t i, n = 0
+        cdef int32_t c, p
+        cdef Component *comp
+        for i in range(out.shape[0]):
+            c = self.state.closed
+            comp = &self.state.components[c]
+            self.parents += 1
+            out[i].parent = self.parents
+            out[i].npix = comp.npix
+            out[i].fragments = n
+            out[i].nfragments = comp.npieces
+            out[i].row = comp.ymax + 1
+            out[i].xmin = comp.xmin
+            out[i].xmax = comp.xmax
+            out[i].ymin = comp.ymin
+            out[i].ymax = comp.ymax
+            p = comp.head
+            while p >= 0:
+                fragments[n].y = self.state.pieces[p].y
+                fragments[n].x0 = self.state.pieces[p].x0
+                fragments[n].x1 = self.state.pieces[p].x1
+                n += 1
+                p = self.state.pieces[p].next
+            self.state.closed = comp.next
+            self.state.nclosed -= 1
+            self.state.closed_pieces -= comp.npieces
+            self.state.closed_npix -= comp.npix
+            lutz_drop(&self.state, c)
+        return n
