@@ -1,0 +1,168 @@
+"""The scratch file: what must be kept but needn't be in memory, mostly runs and sources far behind the scan.
+
+Unlinked when it is created, so nothing is left whatever happens; inherited by processes forked later.  One process
+appends, all may read.  It decides nothing about what goes there, and image tiles never do: they are read again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.errors import ConfigError, OutputError
+from sextract.memory.writeback import WriteBehind, drop
+
+Bytes = bytes | bytearray | memoryview | NDArray[Any]
+
+_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
+
+
+def _as_bytes(data: Bytes) -> memoryview:
+    """The bytes themselves; a record array has no format that memoryview could cast."""
+    if isinstance(data, np.ndarray):
+        if not data.flags.c_contiguous:
+            raise ValueError("scratch data must be contiguous")
+        return data.reshape(-1).view(np.uint8).data
+    return memoryview(data).cast("B")
+
+
+def filesystem_type(folder: str, mountinfo: str = "/proc/self/mountinfo") -> str:
+    """Type of the file system that holds a folder; empty if it can't be told."""
+    device = os.stat(folder).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path(mountinfo).read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        head, _, tail = line.partition(" - ")
+        if head.split()[2] == wanted and tail:
+            return tail.split()[0]
+    return ""
+
+
+def scratch_folder(chosen: str = "") -> str:
+    """The folder for scratch files: `chosen`, or the first of TMPDIR, /var/tmp, /tmp and the current one on a disk.
+
+    Raises
+    ------
+    ConfigError
+        If `chosen` can't be written to, or lies in memory (tmpfs), where it would count against the limit; or if
+        nothing else will do.
+    """
+    if chosen:
+        if not os.path.isdir(chosen) or not os.access(chosen, os.W_OK | os.X_OK):
+            raise ConfigError(f"the scratch folder {chosen} (--scratch-dir) isn't a folder that can be written to")
+        kind = filesystem_type(chosen)
+        if kind in _IN_MEMORY:
+            raise ConfigError(f"the scratch folder {chosen} (--scratch-dir) is {kind}, which is memory; name a disk")
+        return chosen
+    candidates = [os.environ.get("TMPDIR", ""), "/var/tmp", "/tmp", os.getcwd()]
+    for folder in candidates:
+        usable = bool(folder) and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+        if usable and filesystem_type(folder) not in _IN_MEMORY:
+            return folder
+    raise ConfigError(
+        "no folder on a disk can be written to for scratch files (TMPDIR, /var/tmp and /tmp are memory or read-only): "
+        "name one with --scratch-dir"
+    )
+
+
+def _open_unlinked(folder: str) -> int:
+    """A file without a name."""
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        # Not every file system has O_TMPFILE.
+        fd, path = tempfile.mkstemp(prefix="sextract-", dir=folder)
+        os.unlink(path)
+        return fd
+
+
+class Spill:
+    """An append-only scratch file.
+
+    Parameters
+    ----------
+    folder : str
+        A folder on a disk; see `scratch_folder`.
+
+    Raises
+    ------
+    OutputError
+        If the file can't be made, or later, if the disk is full.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        self._folder = scratch_folder(folder)
+        try:
+            self._fd = _open_unlinked(self._folder)
+        except OSError as exc:
+            raise OutputError(f"can't make a scratch file in {self._folder} (--scratch-dir): {exc.strerror}") from exc
+        self._behind = WriteBehind(self._fd)
+        self._end = 0
+        self.peak = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes of the file handed out."""
+        return self._end
+
+    def reserve(self, nbytes: int) -> int:
+        """Offset of the next `nbytes`, for someone who will ``write`` them; only the owner may reserve."""
+        offset = self._end
+        self._end += nbytes
+        self.peak = max(self.peak, self._end)
+        return offset
+
+    def put(self, data: Bytes) -> tuple[int, int]:
+        """Append bytes; their offset and length."""
+        with _as_bytes(data) as view:
+            offset = self.reserve(view.nbytes)
+            self.write(offset, view)
+            return offset, view.nbytes
+
+    def write(self, offset: int, data: Bytes) -> None:
+        """Write bytes to a place reserved before; any process."""
+        with _as_bytes(data) as view:
+            done = 0
+            try:
+                while done < view.nbytes:
+                    done += os.pwrite(self._fd, view[done:], offset + done)
+            except OSError as exc:
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                    raise
+                raise OutputError(
+                    f"can't write {view.nbytes} bytes of scratch in {self._folder} ({exc.strerror}): free some space, "
+                    f"name another folder with --scratch-dir, or raise --mem-limit"
+                ) from exc
+            self._behind.wrote(offset, view.nbytes)
+
+    def get(self, offset: int, nbytes: int, out: Bytes) -> None:
+        """Read bytes back into `out` (at least `nbytes` long); any process."""
+        with _as_bytes(out) as whole, whole[:nbytes] as view:
+            done = 0
+            while done < nbytes:
+                got = os.preadv(self._fd, [view[done:]], offset + done)
+                if got == 0:
+                    raise ValueError(f"scratch bytes {offset}..{offset + nbytes} were never written")
+                done += got
+        drop(self._fd, offset, nbytes)
+
+    def clear(self) -> None:
+        """Forget everything, between two images; nobody may read old offsets any more."""
+        os.ftruncate(self._fd, 0)
+        self._behind = WriteBehind(self._fd)
+        self._end = 0
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

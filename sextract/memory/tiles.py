@@ -1,0 +1,145 @@
+"""Tiles cached in the slab: which are held, who reads them, which goes first when room is needed.
+
+The life of a tile: ``reserve`` (a block, before anyone computes) → filled by a worker → ``seal`` (from now on nobody
+writes) → ``pin`` and ``release`` by readers, any number at a time → evicted, or ``discard``-ed.  A tile is a cache over
+what can be computed again, so an evicted one is forgotten, not written.  What is in it, and how it is filled, is the
+pipeline's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from sextract.memory.slab import Slab, SlabFull
+from sextract.records import BlockRef
+
+# Extension, row and column of the tile.
+TileKey = tuple[int, int, int]
+
+
+@dataclass(slots=True, eq=False)
+class _Tile:
+    ref: BlockRef
+    sealed: bool = False
+    pins: int = 0
+    doomed: bool = False
+
+    @property
+    def idle(self) -> bool:
+        return self.sealed and self.pins == 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """Tiles that stay where they are until the lease is released: key → block."""
+
+    refs: dict[TileKey, BlockRef]
+    _tiles: tuple[_Tile, ...] = ()
+
+
+class TileManager:
+    """Tiles by key, least recently used first.
+
+    Invariants: a key is held at most once; a tile that is reserved or pinned is never evicted, moved or freed; a doomed
+    tile (discarded while pinned) is out of the table and freed by its last reader; a block belongs to one tile; nothing
+    is evicted for a request that can't be met.
+    """
+
+    def __init__(self, slab: Slab, owner: str = "tiles") -> None:
+        self._slab = slab
+        self._owner = owner
+        self._tiles: OrderedDict[TileKey, _Tile] = OrderedDict()
+        self._leases: set[Lease] = set()
+        self.evictions = 0
+
+    def __contains__(self, key: TileKey) -> bool:
+        tile = self._tiles.get(key)
+        return tile is not None and tile.sealed
+
+    def __iter__(self) -> Iterator[TileKey]:
+        """Keys of all tiles held, least recently used first."""
+        return iter(self._tiles)
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def reserve(self, key: TileKey, nbytes: int) -> BlockRef:
+        """A block for a tile about to be filled, at the expense of older tiles.
+
+        Raises
+        ------
+        SlabFull
+            If no eviction makes enough room; nothing was evicted then.
+        """
+        if key in self._tiles:
+            raise ValueError(f"tile {key} is held already")
+        ref = self.alloc(nbytes, self._owner)
+        self._tiles[key] = _Tile(ref)
+        return ref
+
+    def alloc(self, nbytes: int, owner: str) -> BlockRef:
+        """A block for anything else, at the expense of older tiles; whoever gets it frees it in the slab."""
+        if not self.make_room(nbytes):
+            raise SlabFull(nbytes, self._slab.free_bytes, self._slab.largest_free())
+        return self._slab.alloc(nbytes, owner)
+
+    def seal(self, key: TileKey) -> None:
+        """The tile is complete; readers may have it, nobody writes it any more."""
+        tile = self._tiles[key]
+        if tile.sealed:
+            raise ValueError(f"tile {key} is sealed already")
+        tile.sealed = True
+        self._tiles.move_to_end(key)
+
+    def pin(self, keys: Iterable[TileKey]) -> Lease:
+        """Hold those of `keys` that are there and sealed, and make them the most recently used."""
+        found = {key: tile for key in keys if (tile := self._tiles.get(key)) is not None and tile.sealed}
+        for key, tile in found.items():
+            tile.pins += 1
+            self._tiles.move_to_end(key)
+        lease = Lease({key: tile.ref for key, tile in found.items()}, tuple(found.values()))
+        self._leases.add(lease)
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back; ValueError if it was given back before."""
+        if lease not in self._leases:
+            raise ValueError("a lease is released twice")
+        self._leases.remove(lease)
+        for tile in lease._tiles:
+            tile.pins -= 1
+            if tile.doomed and tile.pins == 0:
+                self._slab.free(tile.ref)
+
+    def discard(self, key: TileKey) -> None:
+        """Forget a tile, sealed or not, if it is held; its block is freed when its last reader is done.
+
+        An unsealed one must have no writer any more.
+        """
+        tile = self._tiles.pop(key, None)
+        if tile is None:
+            return
+        if tile.pins:
+            tile.doomed = True
+        else:
+            self._slab.free(tile.ref)
+
+    def make_room(self, nbytes: int) -> bool:
+        """Evict idle tiles, least recently used first, until `nbytes` fit; False, and none evicted, if they can't."""
+        if self._slab.fits(nbytes):
+            return True
+        if not self._could_fit(nbytes):
+            return False
+        for key in [key for key, tile in self._tiles.items() if tile.idle]:
+            self._slab.free(self._tiles.pop(key).ref)
+            self.evictions += 1
+            if self._slab.fits(nbytes):
+                return True
+        return self._slab.fits(nbytes)
+
+    def _could_fit(self, nbytes: int) -> bool:
+        """Whether a block would fit with every idle tile gone."""
+        idle = [tile.ref for tile in self._tiles.values() if tile.idle]
+        return self._slab.would_fit(nbytes, idle)

@@ -1,0 +1,80 @@
+"""Keeps what a writer leaves in the page cache small: starts writing early, waits for what is old, drops what is done.
+
+Dirty pages count against a memory cgroup and can't be dropped, so a fast writer can get its own run killed.  One helper
+for everyone who writes large files: the spill file, catalogues, check-images.  It writes no data itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+
+# Two pieces may be dirty or on their way per file.
+_PIECE = 4 << 20
+_PENDING = 2
+
+_WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
+
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+
+def _sync(fd: int, offset: int, nbytes: int, wait: bool) -> None:
+    """Start writing a range of a file, or wait until it is written; quietly nothing where a file system can't."""
+    if _sync_file_range is not None:
+        _sync_file_range(fd, offset, nbytes, (_WAIT_BEFORE | _WRITE | _WAIT_AFTER) if wait else _WRITE)
+    elif wait:
+        os.fdatasync(fd)
+
+
+def drop(fd: int, offset: int, nbytes: int) -> None:
+    """Drop clean pages of a range from the page cache."""
+    try:
+        os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        # Not a file that has pages, a pipe say: then there is nothing to drop.
+        return
+
+
+class WriteBehind:
+    """Told of each write to a file, it bounds the file's dirty pages to some MiB.
+
+    Parameters
+    ----------
+    fd : int
+        The file; it must stay open.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._start = self._end = 0
+        self._pending: deque[tuple[int, int]] = deque()
+
+    def wrote(self, offset: int, nbytes: int) -> None:
+        """`nbytes` were written at `offset`."""
+        if offset != self._end:
+            self._submit()
+            self._start = offset
+        self._end = offset + nbytes
+        if self._end - self._start >= _PIECE:
+            self._submit()
+
+    def finish(self) -> None:
+        """Write and drop all that is left."""
+        self._submit()
+        self._settle(0)
+
+    def _submit(self) -> None:
+        if self._end > self._start:
+            _sync(self._fd, self._start, self._end - self._start, wait=False)
+            self._pending.append((self._start, self._end - self._start))
+            self._settle(_PENDING)
+        self._start = self._end
+
+    def _settle(self, keep: int) -> None:
+        while len(self._pending) > keep:
+            offset, nbytes = self._pending.popleft()
+            _sync(self._fd, offset, nbytes, wait=True)
+            drop(self._fd, offset, nbytes)
