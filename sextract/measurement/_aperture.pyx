@@ -16,43 +16,56 @@ cdef enum:
 cdef double RIM = 0.75
 
 
-cdef inline int inside(double dx, double dy, double limit) noexcept nogil:
+cdef inline int inside(float dx, float dy, float limit) noexcept nogil:
     # How many of a pixel's sub-pixels have their centre in the circle; offsets are summed up, which decides ties.
-    cdef double step = 1.0 / SIDE
-    cdef double x2[SIDE]
-    cdef double d
+    cdef float step = <float>(1.0 / SIDE)
+    cdef float offset = <float>(0.5 * (step - 1.0))
+    cdef float x2[SIDE]
+    cdef float d, d2
     cdef int count = 0
     cdef int i, j
-    d = dx + 0.5 * (step - 1.0)
+    d = dx + offset
     for i in range(SIDE):
         x2[i] = d * d
         d += step
-    d = dy + 0.5 * (step - 1.0)
+    d = dy + offset
     for j in range(SIDE):
+        d2 = d * d
         for i in range(SIDE):
-            count += x2[i] + d * d < limit
+            count += x2[i] + d2 < limit
         d += step
     return count
 
 
+cdef float share(int count) noexcept nogil:
+    # The area of that many sub-pixels, summed up one by one in float32 as SExtractor does.
+    cdef float unit = <float>(1.0 / SIDE) * <float>(1.0 / SIDE)
+    cdef float area = 0
+    cdef int i
+    for i in range(count):
+        area += unit
+    return area
+
+
 cdef void fold_one(
     const float *pixels, const int64_t *main, const int64_t *mirror, int64_t ya, int64_t yb,
-    double cx, double cy, double radius, bint correct, double *state,
+    float cx, float cy, double radius, bint correct, double *state,
 ) noexcept nogil:
     cdef double outer = (radius + RIM) * (radius + RIM)
     cdef double inner = (radius - RIM) * (radius - RIM) if radius > RIM else 0.0
     cdef double limit = radius * radius
-    cdef double unit = 1.0 / (SIDE * SIDE)
     cdef int64_t xmin = max(<int64_t>(cx - radius + 0.499999), main[X0])
     cdef int64_t xmax = min(<int64_t>(cx + radius + 1.499999), main[X1])
     cdef int64_t ymin = max(<int64_t>(cy - radius + 0.499999), ya)
     cdef int64_t ymax = min(<int64_t>(cy + radius + 1.499999), yb)
     cdef int64_t x, y, xa, xb
-    cdef double dx, dy, r2, area, half
+    cdef float dx, dy
+    cdef float r2, area
+    cdef double half
     cdef float value
     cdef const float *row
     for y in range(ymin, ymax):
-        dy = y - cy
+        dy = <float>y - cy
         if dy * dy > outer:
             continue
         # One pixel of slack: the test below decides.
@@ -61,21 +74,21 @@ cdef void fold_one(
         xb = min(xmax, <int64_t>(cx + half) + 1)
         row = pixels + main[OFFSET] + (y - main[Y0]) * (main[X1] - main[X0]) - main[X0]
         for x in range(xa, xb):
-            dx = x - cx
+            dx = <float>x - cx
             r2 = dx * dx + dy * dy
             if r2 > outer:
                 continue
-            area = 1.0 if r2 <= inner else inside(dx, dy, limit) * unit
+            area = 1.0 if r2 <= inner else share(inside(dx, dy, limit))
             value = row[x]
             if not usable(value):
                 value = mirrored(pixels, mirror, cx, cy, x, y) if correct else 0.0
-            state[0] += area * value
+            state[0] += <double>area * value
             state[1] += area
 
 
 def fold(
     const float[::1] pixels, const int64_t[::1] index, const int64_t[:, ::1] main, const int64_t[:, ::1] mirror,
-    const int64_t[:, ::1] rows, const double[::1] x, const double[::1] y, const double[::1] radii, bint correct,
+    const int64_t[:, ::1] rows, const float[::1] x, const float[::1] y, const double[::1] radii, bint correct,
     double[:, :, ::1] state,
 ):
     """Add the rows of these windows to ``state[source, aperture] = (flux, area)``.
@@ -84,7 +97,7 @@ def fold(
     ----------
     pixels, index, main, mirror, rows
         See ``measure.Windows``.
-    x, y : float64 arrays (n,)
+    x, y : float32 arrays (n,)
         Centres, pixels, 0-based.
     radii : float64 array (k,)
         Aperture radii, pixels.

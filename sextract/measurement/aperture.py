@@ -38,14 +38,13 @@ def aperture(batch: Batch) -> None:
     radii = 0.5 * np.array(photometry.apertures[:wanted], np.float64)
     state = batch.scratch((len(radii), 2))
     half = np.full(len(batch), max(radii, default=0.0) + 1.0)
-    x, y = np.ascontiguousarray(s["x"]), np.ascontiguousarray(s["y"])
+    x, y = s["x"].astype(np.float32), s["y"].astype(np.float32)
     correct = photometry.mask_type == "CORRECT"
     for view in batch.windows(half, half):
         _aperture.fold(view.pixels, view.index, view.main, view.mirror, view.rows, x, y, radii, correct, state)
     flux = state[:, :, 0] - state[:, :, 1] * s["dbkg"][:, None].astype(np.float64)
-    sigma = magnitudes.error(flux, state[:, :, 1] * batch.frame.rms**2, batch.frame.gain)
+    sigma = magnitudes.error(flux, state[:, :, 1], batch.frame)
     zeropoint = photometry.mag_zeropoint
-    flux, sigma = flux.astype(np.float32), sigma.astype(np.float32)
     results = {
         "FLUX_APER": lambda: flux,
         "FLUXERR_APER": lambda: sigma,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sextract.measurement.measure import Batch
-from sextract.records import Column
+from sextract.records import Column, Frame
 
 # What stands for "no magnitude" in SExtractor's catalogues.
 NONE = 99.0
@@ -46,10 +46,10 @@ def photometry_columns(
 
 
 def magnitude(flux: Any, zeropoint: float) -> NDArray[np.float32]:
-    """``zeropoint − 2.5 log10 flux``, 99 where the flux isn't positive (NaN included)."""
+    """``zeropoint − 2.5 log10 flux``, 99 where the flux isn't positive (NaN included); the zero-point is a float32."""
     value = np.asarray(flux, np.float64)
     good = value > 0
-    return np.where(good, zeropoint - 2.5 * np.log10(np.where(good, value, 1.0)), NONE).astype(np.float32)
+    return np.where(good, float(np.float32(zeropoint)) - 2.5 * np.log10(np.where(good, value, 1.0)), NONE).astype(np.float32)
 
 
 def magnitude_error(flux: Any, error: Any) -> NDArray[np.float32]:
@@ -59,10 +59,13 @@ def magnitude_error(flux: Any, error: Any) -> NDArray[np.float32]:
     return np.where(good, 1.086 * sigma / np.where(good, value, 1.0), NONE).astype(np.float32)
 
 
-def error(flux: Any, variance: Any, gain: float) -> NDArray[np.float64]:
-    """Root of `variance` plus the photon noise of a positive flux (`gain` in e-/ADU, 0: none)."""
-    photons = np.where(np.asarray(flux) > 0, flux, 0.0) / gain if gain > 0 else 0.0
-    return np.asarray(np.sqrt(variance + photons), np.float64)
+def error(flux: Any, area: Any, frame: Frame) -> NDArray[np.float64]:
+    """Error of a sum over `area` pixels: the background's noise in each, and the photons of a positive flux once."""
+    # The noise, its square and the gain are float32 in SExtractor.
+    variance = area * np.float64(np.float32(frame.rms) * np.float32(frame.rms))
+    if frame.gain > 0:
+        variance = variance + np.where(np.asarray(flux) > 0, flux, 0.0) / np.float64(np.float32(frame.gain))
+    return np.asarray(np.sqrt(variance), np.float64)
 
 
 def fill(batch: Batch, suffix: str, flux: Any, sigma: Any) -> None:
