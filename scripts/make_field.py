@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a realistic field as a FITS image with a truth list: galaxies, stars, blends, saturation, a trail, a sky gradient.
+"""Makes a realistic field as FITS with a truth list: galaxies, stars, blends, saturation, a trail, a sky gradient.
 
     make_field.py OUT.fits --size 8192 --sources 30000 --seed 1 --trail
 
