@@ -1,0 +1,144 @@
+"""The mesh of background cells, and the statistics of each cell.
+
+A cell's background is the mode of its clipped histogram, its sigma the clipped histogram's spread:
+
+1. mean and standard deviation of the usable pixels, in double precision, pixel by pixel; a cell with less than half of its
+   pixels usable is bad;
+2. the same for what lies within 2 sigma (limits rounded to float32);
+3. a histogram of at most 4096 levels over 5 sigma to either side of the new mean (level width and zero rounded to
+   float32, each pixel placed in float32), whose median and spread are clipped at 3 sigma about the median until the
+   spread falls below 0.1 level or changes by less than 1e-4;
+4. mode = P·median − (P − 1)·mean with P = BACK_PEARSON if mean and median differ by less than 0.3 sigma, else the median.
+
+These are SExtractor's definitions down to the bit, with two of its conventions: a row of cells of more than 2²⁰ pixels
+takes the limits of steps 1 and 2 from evenly spaced lines only, and a cell of a single pixel gets twice its value (its
+mean counts as a level).
+
+Repair of bad cells and the median filter are in ``repair.py``, the surface through the cells in ``surface.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.background import _mesh
+from sextract.config.settings import BackgroundSettings
+from sextract.errors import ConfigError
+
+# Pixels of a row of cells beyond which SExtractor looks at some lines only.
+WHOLE_ROW_PIXELS = 1_048_576
+
+# What `cell_statistics` needs as scratch: the histogram.
+SCRATCH_BYTES = 4 * _mesh.HISTOGRAM_ENTRIES
+
+
+@dataclass(frozen=True, slots=True)
+class MeshGrid:
+    """Where the cells are.
+
+    Attributes
+    ----------
+    width, height : int
+        The image, pixels.
+    cell_width, cell_height : int
+        BACK_SIZE, cut to the image.
+    nx, ny : int
+        Number of cells; the last ones may be smaller.
+    filter_width, filter_height : int
+        BACK_FILTERSIZE, 1 if there is only one cell.
+    pearson : float
+        BACK_PEARSON.
+    """
+
+    width: int
+    height: int
+    cell_width: int
+    cell_height: int
+    nx: int
+    ny: int
+    filter_width: int
+    filter_height: int
+    pearson: float
+
+    def rows(self, row_of_cells: int) -> tuple[int, int]:
+        """First and last + 1 image row of a row of cells."""
+        return row_of_cells * self.cell_height, min((row_of_cells + 1) * self.cell_height, self.height)
+
+    def columns(self, i0: int, i1: int) -> tuple[int, int]:
+        """First and last + 1 image column of the cells i0 <= i < i1 of a row."""
+        return i0 * self.cell_width, min(i1 * self.cell_width, self.width)
+
+    def limit_lines(self, row_of_cells: int) -> tuple[int, int, int]:
+        """First line, step and number of lines, within a row of cells, that steps 1 and 2 of its statistics use."""
+        y0, y1 = self.rows(row_of_cells)
+        if self.width * (y1 - y0) <= WHOLE_ROW_PIXELS:
+            return 0, 1, y1 - y0
+        lines = max(WHOLE_ROW_PIXELS // self.width, 1)
+        step = (y1 - y0) // lines
+        return step // 2, step, lines
+
+
+def mesh_grid(width: int, height: int, settings: BackgroundSettings) -> MeshGrid:
+    """The grid of cells of an image.
+
+    Parameters
+    ----------
+    width, height : int
+        Size of the image, pixels.
+    settings : BackgroundSettings
+        BACK_SIZE, BACK_FILTERSIZE, BACK_PEARSON.
+
+    Raises
+    ------
+    ConfigError
+        A cell would hold 2³² pixels or more, beyond what the histogram counts.
+    """
+    cell_width, cell_height = min(settings.size[0], width), min(settings.size[1], height)
+    if cell_width * cell_height >= 2**32:
+        raise ConfigError(f"BACK_SIZE {settings.size[0]},{settings.size[1]}: a mesh may hold at most 4294967295 pixels")
+    nx, ny = (width - 1) // cell_width + 1, (height - 1) // cell_height + 1
+    filter_width, filter_height = settings.filter_size if nx * ny > 1 else (1, 1)
+    return MeshGrid(
+        width=width,
+        height=height,
+        cell_width=cell_width,
+        cell_height=cell_height,
+        nx=nx,
+        ny=ny,
+        filter_width=filter_width,
+        filter_height=filter_height,
+        pearson=settings.pearson,
+    )
+
+
+def cell_statistics(
+    pixels: NDArray[np.float32],
+    grid: MeshGrid,
+    row_of_cells: int,
+    out_back: NDArray[np.float32],
+    out_sigma: NDArray[np.float32],
+    scratch: NDArray[np.uint8],
+) -> None:
+    """Background and sigma of the cells of one row of cells, or of some neighbouring ones.
+
+    Parameters
+    ----------
+    pixels : float32 array (rows, columns)
+        All rows of that row of cells, ADU, bad pixels ``records.BAD``; the columns of the cells wanted, which begin where a
+        cell begins.  Rows may be strided.
+    grid : MeshGrid
+    row_of_cells : int
+    out_back, out_sigma : float32 arrays (cells,)
+        Filled; a bad cell has ``records.BAD`` in both.
+    scratch : uint8 array
+        `SCRATCH_BYTES` or more, aligned to 4.
+    """
+    y0, y1 = grid.rows(row_of_cells)
+    if pixels.shape[0] != y1 - y0 or not (len(out_back) - 1) * grid.cell_width < pixels.shape[1] <= len(out_back) * grid.cell_width:
+        raise ValueError(f"pixels {pixels.shape} are not the {len(out_back)} cells of row {row_of_cells}")
+    first, step, lines = grid.limit_lines(row_of_cells)
+    histogram = scratch[:SCRATCH_BYTES].view(np.uint32)
+    _mesh.measure_row(pixels, grid.cell_width, first, step, lines, grid.pearson, histogram, out_back, out_sigma)
