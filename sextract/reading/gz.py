@@ -1,0 +1,117 @@
+"""``.gz``: the file is unpacked to a nameless scratch file, which is then read like any other.
+
+Nothing is left behind however the run ends, because the scratch file never has a name (or loses it before it is
+filled).  It is on disk: a scratch folder in memory would hold the image outside the memory limit, and is refused unless
+the user names it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+import zlib
+
+from sextract.errors import InputError, OutputError
+from sextract.reading.fits import list_hdus
+from sextract.reading.handle import FileHandle
+from sextract.reading.source import OPENERS, Hdu, Opener
+
+CHUNK_BYTES = 64 * 1024
+
+# Dirty pages count for a memory cgroup: every so often their writing is begun.
+WRITE_BEHIND_BYTES = 8 * 1024 * 1024
+
+_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
+
+
+def open_gz(path: str, scratch_dir: str = "") -> list[Hdu]:
+    """HDUs of a gzipped FITS file.
+
+    Parameters
+    ----------
+    path : str
+    scratch_dir : str
+        Folder of the scratch file; default: $TMPDIR, else /var/tmp.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, or holds no FITS; or the scratch folder is in memory.
+    OutputError
+        The scratch folder is missing, not writable or full.
+    """
+    fd = _scratch_file(path, scratch_dir)
+    try:
+        _unpack(path, fd)
+        if os.pread(fd, 9, 0) != b"SIMPLE  =":
+            raise InputError(f"{path}: what is packed in it is not a FITS file")
+    except BaseException:
+        os.close(fd)
+        raise
+    return list_hdus(FileHandle(path, kept=fd))
+
+
+def _scratch_file(path: str, scratch_dir: str) -> int:
+    folder = scratch_dir or os.environ.get("TMPDIR") or "/var/tmp"
+    kind = filesystem_of(folder)
+    if not scratch_dir and kind in _IN_MEMORY:
+        raise InputError(
+            f"{path}: unpacking it to {folder} would fill memory (a {kind}): name a folder on disk with --scratch"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix="sextract-", buffering=0) as file:
+            return os.dup(file.fileno())
+    except OSError as exc:
+        raise OutputError(
+            f"{path}: can't unpack to the scratch folder {folder}: {exc.strerror}; name another one with --scratch"
+        ) from exc
+
+
+def filesystem_of(folder: str) -> str:
+    """Type of the file system that holds a folder, as the kernel calls it; empty if unknown."""
+    try:
+        device = os.stat(folder).st_dev
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                left, _, right = line.partition(" - ")
+                if left.split()[2] == f"{os.major(device)}:{os.minor(device)}":
+                    return right.split()[0]
+    except OSError:
+        pass
+    return ""
+
+
+def _unpack(path: str, fd: int) -> None:
+    begun = written = 0
+    try:
+        with gzip.open(path, "rb") as packed:
+            while chunk := packed.read(CHUNK_BYTES):
+                _write(fd, chunk, path)
+                written += len(chunk)
+                if written - begun >= WRITE_BEHIND_BYTES:
+                    # On pages that are still dirty this begins their writing and drops nothing.
+                    os.posix_fadvise(fd, begun, written - begun, os.POSIX_FADV_DONTNEED)
+                    begun = written
+    except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
+        raise InputError(f"{path}: the gzip data are damaged after {written} bytes: {exc}") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: can't read the image: {exc.strerror}") from exc
+
+
+def _write(fd: int, chunk: bytes, path: str) -> None:
+    view = memoryview(chunk)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as exc:
+        raise OutputError(
+            f"{path}: can't unpack to the scratch folder: {exc.strerror}; name another one with --scratch"
+        ) from exc
+
+
+def _recognises(first: bytes) -> bool:
+    return first.startswith(b"\x1f\x8b")
+
+
+OPENERS.add("gz", Opener("gz", _recognises, open_gz))

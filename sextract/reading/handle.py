@@ -1,0 +1,141 @@
+"""An input file that many processes read: opened when first needed, once per process, and known not to have changed.
+
+It knows bytes only.  Reads are positioned, so that processes which inherited one descriptor don't disturb each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.errors import InputError
+
+
+class Identity(NamedTuple):
+    """What must not change while a file is read."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, fd: int) -> Identity:
+        """Identity of an open file."""
+        st = os.fstat(fd)
+        return cls(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns)
+
+
+class FileHandle:
+    """A file by path, or by a descriptor that one process keeps because the file has no name any more.
+
+    Parameters
+    ----------
+    path : str
+        What messages call it, and what is opened.
+    kept : int, optional
+        Open descriptor of a nameless file; this process owns it.  A forked child uses its own copy, any other process
+        opens it through the owner's ``/proc`` entry, so the owner must live as long as others begin to read.
+
+    Raises
+    ------
+    InputError
+        The file can't be opened.
+    """
+
+    def __init__(self, path: str, kept: int = -1) -> None:
+        self.path = path
+        self._target = os.path.abspath(path)
+        self._kept = kept
+        self._owner = os.getpid()
+        self._owns = kept >= 0
+        self._fd = kept
+        self._pid = self._owner if kept >= 0 else -1
+        self.identity = Identity.of(self._open_named() if kept < 0 else kept)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file when it was first opened."""
+        return self.identity.size
+
+    def fileno(self) -> int:
+        """Descriptor of this process.
+
+        Raises
+        ------
+        InputError
+            The file is gone, or is not the one that was there before.
+        """
+        pid = os.getpid()
+        if self._pid == pid:
+            return self._fd
+        fd = self._open_kept() if self._kept >= 0 else self._open_named()
+        if Identity.of(fd) != self.identity:
+            self.close()
+            raise InputError(f"{self.path}: the file changed while it was being read")
+        return fd
+
+    def _open_named(self) -> int:
+        try:
+            fd = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as exc:
+            raise InputError(f"{self.path}: can't open the image: {exc.strerror}") from exc
+        return self._adopt(fd)
+
+    def _open_kept(self) -> int:
+        # Inherited by a fork, unless something else has taken that number since.
+        with contextlib.suppress(OSError):
+            if Identity.of(self._kept) == self.identity:
+                self._fd, self._pid = self._kept, os.getpid()
+                return self._fd
+        try:
+            fd = os.open(f"/proc/{self._owner}/fd/{self._kept}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise InputError(f"{self.path}: its unpacked copy is gone with the process that made it") from exc
+        return self._adopt(fd)
+
+    def _adopt(self, fd: int) -> int:
+        # Both passes read forward; pages stay cached for the second one.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self._fd, self._pid = fd, os.getpid()
+        return fd
+
+    def read(self, offset: int, out: NDArray[np.uint8]) -> int:
+        """Fill `out` from byte `offset`; fewer bytes than its length only at the end of the file."""
+        fd, view, done = self.fileno(), out.data, 0
+        try:
+            while done < len(view):
+                got = os.preadv(fd, [view[done:]], offset + done)
+                if got == 0:
+                    break
+                done += got
+        except OSError as exc:
+            raise InputError(f"{self.path}: can't read {len(view)} bytes at {offset}: {exc.strerror}") from exc
+        return done
+
+    def read_exactly(self, offset: int, out: NDArray[np.uint8]) -> None:
+        """Fill `out` from byte `offset`; an InputError if the file ends before."""
+        got = self.read(offset, out)
+        if got < len(out):
+            raise InputError(
+                f"{self.path}: the file ends at byte {offset + got}, it had {self.size} when it was opened"
+            )
+
+    def close(self) -> None:
+        """Close this process's descriptor, but not a nameless file's while its owner may be asked for it."""
+        if self._pid == os.getpid() and self._fd != self._kept:
+            os.close(self._fd)
+            self._fd = self._pid = -1
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            mine = self._fd != self._kept or (self._owns and self._pid == self._owner)
+            if mine and self._fd >= 0 and self._pid == os.getpid():
+                os.close(self._fd)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_fd": -1, "_pid": -1, "_owns": False}
