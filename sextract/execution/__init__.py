@@ -1,0 +1,1 @@
+"""Where tasks run: in this process, in forked workers, or on an engine of a cluster."""

@@ -1,0 +1,82 @@
+"""Prepares a process for a run: one thread per process, a heap that gives memory back, no huge pages.
+
+``prepare`` must run before numpy is imported anywhere in the process, since the BLAS starts its threads then; the
+command line does so first.  A program that calls ``extract()`` has its own environment; for it only ``tune_heap`` is
+used, in the forked workers.  This module imports nothing that imports numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from typing import Any
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+# From malloc.h and prctl.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
+_PR_SET_PDEATHSIG, _PR_SET_THP_DISABLE = 1, 41
+
+_libc: Any = ctypes.CDLL(None, use_errno=True)
+
+
+def prepare() -> None:
+    """Set up this process, and by inheritance all it forks, for a run."""
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = "1"
+    # Otherwise NumPy asks for huge pages for arrays above 4 MiB, and never takes it back.
+    os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"
+    open_standard_streams()
+    tune_heap()
+    disable_huge_pages()
+
+
+def open_standard_streams() -> None:
+    """Point closed standard descriptors at /dev/null, or the next socket would be taken for stderr."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free descriptor is the one that is missing.
+            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(fd, True)
+
+
+def tune_heap() -> bool:
+    """Make glibc return what is freed: one arena, blocks from 64 KiB on by mmap.  False under another C library."""
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is None:
+        return False
+    values = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 64 << 10, _M_TRIM_THRESHOLD: 128 << 10, _M_TOP_PAD: 64 << 10}
+    return bool(sum(mallopt(name, value) for name, value in values.items()) == len(values))
+
+
+def trim_heap() -> bool:
+    """Return the free pages inside the heap to the kernel; False under a C library that can't."""
+    malloc_trim = getattr(_libc, "malloc_trim", None)
+    return malloc_trim is not None and malloc_trim(0) == 1
+
+
+def disable_huge_pages() -> bool:
+    """No transparent huge pages: they round a small heap up to 2 MiB pieces."""
+    return _prctl(_PR_SET_THP_DISABLE, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which forked it, ends; leave at once if it has ended already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _prctl(option: int, value: int) -> bool:
+    prctl = getattr(_libc, "prctl", None)
+    return prctl is not None and prctl(option, ctypes.c_ulong(value), 0, 0, 0) == 0
