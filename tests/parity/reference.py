@@ -26,7 +26,7 @@ IMAGES = ("sep_image.fits", "M6707HH.fits", "spitzer_example_image.fits", "gc_2m
 
 # What the comparison covers: apertures, AUTO, ISO, FLUX_RADIUS, windowed positions and shapes, shapes, extents, flags.
 # SExtractor's FLAGS depend on the columns requested; with this set they have the meaning that ours always have.
-COLUMNS = """
+PARAMETERS = """
     NUMBER X_IMAGE Y_IMAGE X_IMAGE_DBL Y_IMAGE_DBL FLUX_ISO FLUXERR_ISO MAG_ISO MAGERR_ISO
     FLUX_APER(3) FLUXERR_APER(3) MAG_APER(3) MAGERR_APER(3)
     FLUX_AUTO FLUXERR_AUTO MAG_AUTO MAGERR_AUTO KRON_RADIUS FLUX_RADIUS(3)
@@ -35,7 +35,8 @@ COLUMNS = """
     ERRX2_IMAGE ERRY2_IMAGE ERRXY_IMAGE ERRA_IMAGE ERRB_IMAGE ERRTHETA_IMAGE ELONGATION ELLIPTICITY FWHM_IMAGE
     ISO0 ISO4 ISO7 XWIN_IMAGE YWIN_IMAGE X2WIN_IMAGE Y2WIN_IMAGE XYWIN_IMAGE AWIN_IMAGE BWIN_IMAGE THETAWIN_IMAGE
     ERRAWIN_IMAGE ERRBWIN_IMAGE FLUX_WIN SNR_WIN FLAGS FLAGS_WIN
-""".split()
+"""
+COLUMNS = PARAMETERS.split()
 
 # The 3 x 3 pyramid.
 KERNEL = "CONV NORM\n1 2 1\n2 4 2\n1 2 1\n"
