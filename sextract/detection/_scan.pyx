@@ -6,45 +6,8 @@ the frame count nothing.  A pixel with a bad pixel under a tap that isn't zero i
 
 from libc.stdint cimport int32_t, int64_t
 
+from sextract.detection._filter cimport filter_values
 from sextract.records cimport Run
-
-
-cdef void _filter_row(
-    const float *block, int64_t stride, int64_t rows, int64_t cols, const float *taps, int64_t kh, int64_t kw,
-    int64_t y, int64_t x0, int64_t x1, float *out, bint guard,
-) noexcept nogil:
-    # out[x - x0] for x0 <= x < x1 of row y, all relative to the block; what lies outside the block counts nothing.
-    cdef int64_t i, j, x, yy, a, b, n = x1 - x0
-    cdef float tap
-    cdef const float *src
-    for x in range(n):
-        out[x] = 0.0
-    for j in range(kh):
-        yy = y + j - kh // 2
-        if yy < 0 or yy >= rows:
-            continue
-        for i in range(kw):
-            tap = taps[j * kw + i]
-            a = max(x0, kw // 2 - i)
-            b = min(x1, cols + kw // 2 - i)
-            src = block + yy * stride + i - kw // 2
-            for x in range(a, b):
-                out[x - x0] += tap * src[x]
-    if not guard:
-        return
-    for j in range(kh):
-        yy = y + j - kh // 2
-        if yy < 0 or yy >= rows:
-            continue
-        for i in range(kw):
-            if taps[j * kw + i] == 0.0:
-                continue
-            a = max(x0, kw // 2 - i)
-            b = min(x1, cols + kw // 2 - i)
-            src = block + yy * stride + i - kw // 2
-            for x in range(a, b):
-                if src[x] < <float>-1e29:
-                    out[x - x0] = <float>-1e30
 
 
 def filter_row(
@@ -60,7 +23,7 @@ def filter_row(
         for x in range(x0, x1):
             out[x - x0] = block[y, x]
         return
-    _filter_row(&block[0, 0], block.shape[1], block.shape[0], block.shape[1], &taps[0, 0], taps.shape[0], taps.shape[1],
+    filter_values(&block[0, 0], block.shape[1], block.shape[0], block.shape[1], &taps[0, 0], taps.shape[0], taps.shape[1],
                 y, x0, x1, &out[0], guard)
 
 
@@ -111,7 +74,7 @@ def scan(
             if r + (w + 1) // 2 > runs.shape[0]:
                 break
             if kh:
-                _filter_row(&block[0, 0], block.shape[1], block.shape[0], block.shape[1], &taps[0, 0], kh, kw,
+                filter_values(&block[0, 0], block.shape[1], block.shape[0], block.shape[1], &taps[0, 0], kh, kw,
                             y0 + y, x0, x1, buffer, guard)
                 values = buffer
             else:

@@ -1,0 +1,847 @@
+"""Splits footprints into sources: multi-threshold tree, sharing of what is left, isophotal analysis.
+
+A footprint is a sparse list of pixels; nothing here is ever as large as its bounding box but a strip of rows from which its
+values are taken.  Storage is the caller's: a scratch block, and the blocks for sources and fragments.
+
+The tree: levels T_k = T·(peak/T)^(k/N), k = 1 … N−1, on filtered values; branches of at least min(MINAREA, 3) pixels; a branch
+counts if Σf − T_k·n > MINCONT·Σf of the footprint; where two or more children of a node count, those that aren't split
+further up are sources.  Pixels in none of them go to one of them at random with SExtractor's probabilities, the draw being a
+hash of extension, x and y (`shared`), so that it depends on the pixel alone.
+"""
+
+from libc.math cimport M_PI, exp, pow
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport qsort
+
+from sextract.deblending._shape cimport Facts, Pixels, isophotal, nth_brightest, shape
+from sextract.detection._filter cimport filter_values
+from sextract.detection._lutz cimport (
+    Component,
+    Label,
+    Lutz,
+    Piece,
+    lutz_drop,
+    lutz_init,
+    lutz_row,
+)
+from sextract.memory._held cimport Held, held_copy
+from sextract.records cimport Footprint, Fragment, Run, Source
+
+# What stopped `Deblender.run`.
+DONE, MISSING, SCRATCH, OUTPUT = 0, 1, 2, 3
+
+# A level with this many branches leaves the object whole, with FLAGS bit 64 (SExtractor's cap).
+cdef enum:
+    MAX_BRANCHES = 1024
+
+
+cdef struct Level:
+    # A run of pixels above the level's threshold; `node` is the branch of the level below that it lies in.
+    int32_t y
+    int32_t x0
+    int32_t x1
+    int32_t at
+    int32_t node
+
+cdef struct Blob:
+    # A connected set of runs of one level, kept at its first run: union-find, sums.
+    int32_t up
+    int32_t npix
+    int32_t last        # its last run: the order of closing
+    int32_t node
+    double flux
+
+cdef struct Node:
+    int32_t parent
+    int32_t level
+    int32_t npix
+    int32_t last_y      # its last run, by which it is found again
+    int32_t last_x1
+    int32_t ok          # not split further up
+    int32_t chosen      # which source it became, -1
+    int32_t order
+    double flux
+
+cdef struct Sort:
+    int64_t key
+    int32_t index
+    int32_t value
+
+
+cdef int _by_key(const void *a, const void *b) noexcept nogil:
+    cdef int64_t u = (<const Sort *>a).key, v = (<const Sort *>b).key
+    return (u > v) - (u < v)
+
+
+cdef inline double shared(int64_t extension, int32_t x, int32_t y) noexcept nogil:
+    # A number in [0, 1) for a pixel (splitmix64 of its position).
+    cdef uint64_t z = (<uint64_t>y << 32) ^ <uint64_t>x ^ (<uint64_t>extension * <uint64_t>0x9E3779B97F4A7C15)
+    z += <uint64_t>0x9E3779B97F4A7C15
+    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
+    z = z ^ (z >> 31)
+    return <double>(z >> 11) * (1.0 / 9007199254740992.0)
+
+
+def share_draw(extension, x, y):
+    """The draw of a pixel in [0, 1), for tests."""
+    return shared(extension, x, y)
+
+
+cdef struct Work:
+    # Scratch of one footprint, and its tree.
+    Pixels *raster          # its fragments, sorted by row and column
+    int32_t *order          # list order: index into `raster`
+    int32_t *row_start      # first fragment of each row
+    float *filtered
+    float *image
+    int32_t *owner          # per pixel: source of a leaf ≥ 0, −1 nobody, −2−s given to source s
+    Level *level
+    Level *next_level
+    Blob *blobs
+    Node *nodes
+    Piece *pieces
+    Component *components
+    Label *labels
+    Run *runs
+    Pixels *leaf            # fragments of all leaves, each in list order
+    int64_t *leaf_start
+    int64_t *leaf_stop
+    Source *leaves
+    double *amplitude
+    double *chance
+    Sort *sort
+    float *heap
+    int64_t npix
+    int64_t nfragments
+    int64_t npeaks
+    int64_t max_nodes
+    int64_t max_row_runs
+    int64_t used            # scratch bytes
+
+
+cdef class Deblender:
+    """Works through a batch of footprints.
+
+    Parameters
+    ----------
+    extension : int
+        EXT_NUMBER, part of the draw of shared pixels.
+    width, height : int
+        Frame.
+    taps : float32 array (kh, kw)
+        The filter, (0, 0) for none.
+    nthresh, mincont, minarea, maxarea : int, float, int, int
+        DEBLEND_NTHRESH, DEBLEND_MINCONT, DETECT_MINAREA, DETECT_MAXAREA.
+    threshold, analysis : float
+        Detection and analysis thresholds, ADU.
+    rms, gain, saturation : float
+        ADU, e-/ADU, ADU.
+    back : float32 array (ny, nx)
+        Background mesh; cell_width, cell_height its cells in pixels.
+    """
+
+    cdef const float[:, ::1] taps
+    cdef const float[:, ::1] back
+    cdef int64_t extension, cell_width, cell_height, nthresh, maxarea
+    cdef double mincont
+    cdef Facts facts
+    cdef Work w
+    cdef Held held
+    cdef object _keep
+    cdef const Footprint[::1] footprints
+    cdef const Fragment[::1] fragments
+    cdef uint8_t[::1] scratch
+    cdef Source[::1] sources
+    cdef Fragment[::1] pieces
+    cdef readonly int64_t nsources, npieces, needed
+
+    def __init__(
+        self, int64_t extension, int64_t width, int64_t height, const float[:, ::1] taps, int64_t nthresh, double mincont,
+        int64_t minarea, int64_t maxarea, float threshold, float analysis, double rms, double gain, float saturation,
+        const float[:, ::1] back, int64_t cell_width, int64_t cell_height,
+    ):
+        self.extension = extension
+        self.taps = taps
+        self.back = back
+        self.cell_width, self.cell_height = cell_width, cell_height
+        self.nthresh, self.mincont, self.maxarea = nthresh, mincont, maxarea
+        self.facts.width, self.facts.height = width, height
+        self.facts.minarea = minarea
+        self.facts.rms2 = rms * rms
+        self.facts.gain = gain
+        self.facts.threshold, self.facts.analysis, self.facts.saturation = threshold, analysis, saturation
+
+    def begin(
+        self, const Footprint[::1] footprints, const Fragment[::1] fragments, uint8_t[::1] scratch, Source[::1] sources,
+        Fragment[::1] pieces, const float[::1] slab, const int64_t[::1] tiles, int64_t tile_height, int64_t tile_width,
+        int64_t halo_y, int64_t halo_x,
+    ):
+        """Set the batch, the storage, and the tiles held in the slab (see ``memory/_held.pxd``)."""
+        self.footprints, self.fragments, self.scratch = footprints, fragments, scratch
+        self.sources, self.pieces = sources, pieces
+        self.nsources = self.npieces = self.needed = 0
+        self._keep = (slab, tiles)
+        self.held.slab, self.held.offset = &slab[0], &tiles[0]
+        self.held.height, self.held.width = self.facts.height, self.facts.width
+        self.held.th, self.held.tw = tile_height, tile_width
+        self.held.ntx = (self.facts.width + tile_width - 1) // tile_width
+        self.held.hy, self.held.hx = halo_y, halo_x
+
+    def run(self, int64_t first):
+        """Do footprints `first` …; how far it came, and why it stopped there.
+
+        Returns
+        -------
+        tuple of int
+            Index of the next footprint, and DONE, MISSING (tiles of it aren't held: give its values by `strip`, then
+            call `finish`), SCRATCH (it needs `needed` bytes of scratch) or OUTPUT (the output is full).
+        """
+        cdef int64_t i = first
+        cdef int32_t why = 0
+        with nogil:
+            while i < self.footprints.shape[0]:
+                why = self._prepare(i)
+                if why == 0 and not self._values(i):
+                    why = 1
+                if why == 0:
+                    why = self._split(i)
+                if why:
+                    break
+                i += 1
+        return i, why
+
+    def prepare(self, int64_t i):
+        """Lay out the scratch of footprint `i`; False if it is too small."""
+        return self._prepare(i) == 0
+
+    def strip(self, int64_t i, int64_t ya, int64_t yb, const float[:, ::1] block, int64_t y0, int64_t x0):
+        """Take the values of rows ya <= y < yb from a block of pixels whose first pixel is (y0, x0).
+
+        The block holds the rows and columns of the footprint and the filter's halo, cut to the frame.
+        """
+        self._take(&block[0, 0], y0, x0, block.shape[0], block.shape[1], self.footprints[i].ymin, ya, yb)
+
+    def finish(self, int64_t i):
+        """Split footprint `i`, all of whose values are known; True, or False if the output is full."""
+        return self._split(i) == 0
+
+    cdef int32_t _prepare(self, int64_t i) noexcept nogil:
+        # Sort the fragments to raster order and lay out the first part of the scratch.
+        cdef const Footprint *f = &self.footprints[i]
+        cdef const Fragment *src = &self.fragments[f.fragments]
+        cdef int64_t n = f.nfragments, k, at = 0, rows = f.ymax - f.ymin + 1, y
+        cdef int64_t need = n * (sizeof(Sort) + sizeof(Pixels) + 4) + (rows + 1) * 4 + f.npix * 12 + 512
+        cdef Work *w = &self.w
+        if need > self.scratch.shape[0]:
+            self.needed = need + f.npix * 16
+            return 2
+        w.used = 0
+        w.npix, w.nfragments = f.npix, n
+        w.raster = <Pixels *>self._take_bytes(n * sizeof(Pixels))
+        w.order = <int32_t *>self._take_bytes(n * 4)
+        w.row_start = <int32_t *>self._take_bytes((rows + 1) * 4)
+        w.filtered = <float *>self._take_bytes(f.npix * 4)
+        w.image = <float *>self._take_bytes(f.npix * 4)
+        w.owner = <int32_t *>self._take_bytes(f.npix * 4)
+        w.sort = <Sort *>self._take_bytes(n * sizeof(Sort))
+        for k in range(n):
+            w.sort[k].key = (<int64_t>src[k].y << 32) | src[k].x0
+            w.sort[k].index = <int32_t>k
+        qsort(w.sort, n, sizeof(Sort), _by_key)
+        y = 0
+        for k in range(n):
+            w.order[w.sort[k].index] = <int32_t>k
+            w.raster[k].y = src[w.sort[k].index].y
+            w.raster[k].x0 = src[w.sort[k].index].x0
+            w.raster[k].x1 = src[w.sort[k].index].x1
+            w.raster[k].at = <int32_t>at
+            at += w.raster[k].x1 - w.raster[k].x0
+            while y <= w.raster[k].y - f.ymin:
+                w.row_start[y] = <int32_t>k
+                y += 1
+        w.row_start[rows] = <int32_t>n
+        # What was sorted is no longer needed.
+        w.used = <uint8_t *>w.sort - &self.scratch[0]
+        return 0
+
+    cdef void *_take_bytes(self, int64_t nbytes) noexcept nogil:
+        cdef void *p = &self.scratch[0] + self.w.used
+        self.w.used += (nbytes + 15) // 16 * 16
+        return p
+
+    cdef bint _values(self, int64_t i) noexcept nogil:
+        # Values out of held tiles, strip by strip of what is left of the scratch; False if a tile isn't held.
+        cdef const Footprint *f = &self.footprints[i]
+        cdef int64_t hy = self.taps.shape[0] // 2, hx = self.taps.shape[1] // 2
+        cdef int64_t xa = max(f.xmin - hx, 0), xb = min(f.xmax + 1 + hx, self.facts.width), width = xb - xa
+        cdef int64_t room = (self.scratch.shape[0] - self.w.used) // 4 // width - 2 * hy, y = f.ymin, ye, ya, yb
+        cdef float *block = <float *>(&self.scratch[0] + self.w.used)
+        if room < 1:
+            return False
+        while y <= f.ymax:
+            ye = min(y + room, f.ymax + 1)
+            ya = max(y - hy, 0)
+            yb = min(ye + hy, self.facts.height)
+            if not held_copy(&self.held, ya, xa, yb, xb, block, width):
+                return False
+            self._take(block, ya, xa, yb - ya, width, f.ymin, y, ye)
+            y = ye
+        return True
+
+    cdef void _take(
+        self, const float *block, int64_t y0, int64_t x0, int64_t rows, int64_t cols, int64_t ymin, int64_t ya, int64_t yb
+    ) noexcept nogil:
+        # Filtered and unfiltered values of the footprint's pixels in rows ya <= y < yb.
+        cdef Work *w = &self.w
+        cdef Pixels *p
+        cdef int64_t k, x
+        cdef const float *src
+        for k in range(w.row_start[ya - ymin], w.row_start[yb - ymin]):
+            p = &w.raster[k]
+            src = block + (p.y - y0) * cols - x0
+            for x in range(p.x0, p.x1):
+                w.image[p.at + x - p.x0] = src[x]
+                w.filtered[p.at + x - p.x0] = src[x]
+            if self.taps.shape[0]:
+                filter_values(block, cols, rows, cols, &self.taps[0, 0], self.taps.shape[0], self.taps.shape[1],
+                              p.y - y0, p.x0 - x0, p.x1 - x0, &w.filtered[p.at], False)
+
+    cdef int32_t _split(self, int64_t i) noexcept nogil:
+        # The tree, then the sources; 0, SCRATCH or OUTPUT.
+        cdef const Footprint *f = &self.footprints[i]
+        cdef Work *w = &self.w
+        cdef int64_t k, n = w.nfragments, leaves, used = w.used, start = self.npieces
+        cdef int32_t flags = 0
+        cdef float peak = -1e30
+        cdef Pixels *whole
+        for k in range(w.npix):
+            if w.filtered[k] > peak:
+                peak = w.filtered[k]
+        leaves = self._tree(f, peak)
+        if leaves == -2:
+            return 2
+        if leaves == -1:
+            flags = 64
+        if leaves >= 2:
+            k = self._share(f, leaves)
+            w.used = used
+            return <int32_t>k
+        w.used = used
+        if (n * <int64_t>sizeof(Pixels) + self.facts.minarea * 4 + 64) > self.scratch.shape[0] - w.used:
+            self.needed = self.scratch.shape[0] + n * sizeof(Pixels) + self.facts.minarea * 4 + 64
+            return 2
+        whole = <Pixels *>self._take_bytes(n * sizeof(Pixels))
+        w.heap = <float *>self._take_bytes(self.facts.minarea * 4)
+        for k in range(n):
+            whole[k] = w.raster[w.order[k]]
+        if self.nsources + 1 > self.sources.shape[0] or self.npieces + n > self.pieces.shape[0]:
+            w.used = used
+            return 3
+        if self._accept(f, whole, n, &self.sources[self.nsources], flags | self._edge(whole, n), False):
+            self._write(whole, n)
+        w.used = used
+        return 0
+
+    cdef int32_t _edge(self, const Pixels *p, int64_t n) noexcept nogil:
+        # FLAGS bit 8: a pixel on the frame's edge.
+        cdef int64_t k
+        for k in range(n):
+            if p[k].y == 0 or p[k].y == self.facts.height - 1 or p[k].x0 == 0 or p[k].x1 == self.facts.width:
+                return 8
+        return 0
+
+    cdef bint _accept(
+        self, const Footprint *f, const Pixels *p, int64_t n, Source *s, int32_t flags, bint keep_centre
+    ) noexcept nogil:
+        # Analyse one source; False if DETECT_MAXAREA rejects it.
+        shape(s, p, n, self.w.filtered, self.w.image, self.facts.threshold, keep_centre)
+        if self.maxarea and s.npix > self.maxarea:
+            return False
+        s.parent = f.parent
+        s.number = 0
+        s.row = f.row
+        s.flags = flags
+        s.dbkg = 0.0
+        s.spare = 0
+        s.bkg = self._background(<int64_t>(s.x + 0.5), <int64_t>(s.y + 0.5))
+        s.mthresh = nth_brightest(p, n, self.w.filtered, self.facts.threshold, self.facts.minarea, self.w.heap)
+        isophotal(s, p, n, self.w.filtered, self.w.image, &self.facts)
+        return True
+
+    cdef void _write(self, const Pixels *p, int64_t n) noexcept nogil:
+        # The fragments of the source just accepted.
+        cdef int64_t k
+        cdef Source *s = &self.sources[self.nsources]
+        s.fragments = self.npieces
+        s.nfragments = n
+        for k in range(n):
+            self.pieces[self.npieces].y = p[k].y
+            self.pieces[self.npieces].x0 = p[k].x0
+            self.pieces[self.npieces].x1 = p[k].x1
+            self.npieces += 1
+        self.nsources += 1
+
+    cdef float _background(self, int64_t x, int64_t y) noexcept nogil:
+        # The mesh between its nodes, bilinear (SExtractor's BACKGROUND).
+        cdef int64_t nx = self.back.shape[1], ny = self.back.shape[0], i, j
+        cdef double dx = <double>x / self.cell_width - 0.5, dy = <double>y / self.cell_height - 0.5
+        cdef double p, q
+        i = <int64_t>dx
+        dx -= i
+        if dx < 0.0:
+            dx += 1.0
+            i -= 1
+        if i < 0:
+            i = 0
+            dx -= 1.0
+        elif i >= nx - 1:
+            dx += i - max(nx - 2, 0)
+            i = max(nx - 2, 0)
+        j = <int64_t>dy
+        dy -= j
+        if dy < 0.0:
+            dy += 1.0
+            j -= 1
+        if j < 0:
+            j = 0
+            dy -= 1.0
+        elif j >= ny - 1:
+            dy += j - max(ny - 2, 0)
+            j = max(ny - 2, 0)
+        p = self.back[j, i]
+        q = self.back[min(j + 1, ny - 1), i]
+        p += dx * (self.back[j, min(i + 1, nx - 1)] - p)
+        q += dx * (self.back[min(j + 1, ny - 1), min(i + 1, nx - 1)] - q)
+        return <float>(p + dy * (q - p))
+
+    cdef int64_t _tree(self, const Footprint *f, float peak) noexcept nogil:
+        # Build the tree; the number of leaves to keep (their nodes' `chosen` set), 0 for none, −1 overflow, −2 scratch.
+        cdef Work *w = &self.w
+        cdef int64_t k, j, n, m, nlevel, first, last, nodes = 0, chosen = 0, minarea = min(self.facts.minarea, <int64_t>3)
+        cdef int64_t least, count, x, a
+        cdef float t, ratio, root = self.facts.threshold
+        cdef double total = 0.0, value, fl
+        cdef Level *swap
+        cdef Pixels *p
+        cdef Level *r
+        cdef Blob *b
+        cdef Node *node
+        cdef int32_t up, c
+        if w.npix < 2 * minarea or self.nthresh < 2 or not peak > root or not root > 0.0:
+            return 0
+        # A run of any level holds a local maximum of its row: so many there are at most.
+        w.npeaks = 0
+        for k in range(w.nfragments):
+            p = &w.raster[k]
+            n = p.x1 - p.x0
+            x = 0
+            while x < n:
+                a = x
+                while x + 1 < n and w.filtered[p.at + x + 1] == w.filtered[p.at + a]:
+                    x += 1
+                if (a == 0 or w.filtered[p.at + a - 1] < w.filtered[p.at + a]) and (
+                    x == n - 1 or w.filtered[p.at + x + 1] < w.filtered[p.at + x]
+                ):
+                    w.npeaks += 1
+                x += 1
+            for x in range(p.at, p.at + n):
+                total += w.filtered[x]
+        w.max_nodes = (self.nthresh - 1) * min(min(<int64_t>MAX_BRANCHES, w.npix // minarea), w.npeaks) + 1
+        least = 2 * w.npeaks * sizeof(Level) + w.npeaks * sizeof(Blob) + w.max_nodes * (sizeof(Node) + sizeof(Sort)) + 128
+        if least > self.scratch.shape[0] - w.used:
+            self.needed = w.used + least + w.npix * 8
+            return -2
+        w.nodes = <Node *>self._take_bytes(w.max_nodes * sizeof(Node))
+        w.level = <Level *>self._take_bytes(w.npeaks * sizeof(Level))
+        w.next_level = <Level *>self._take_bytes(w.npeaks * sizeof(Level))
+        w.blobs = <Blob *>self._take_bytes(w.npeaks * sizeof(Blob))
+        w.sort = <Sort *>self._take_bytes(w.max_nodes * sizeof(Sort))
+        value = <float>(<float>total * self.mincont)
+        ratio = peak / root
+        nlevel = 0
+        first = 0           # nodes of the level below
+        last = 0
+        for k in range(1, self.nthresh):
+            t = root * <float>pow(ratio, <double>k / self.nthresh)
+            n = self._cut(t, k, nlevel)
+            if n == 0:
+                break
+            self._connect(n)
+            # Sums of each blob, at its root run; then branches, ordered by parent and by closing.
+            for j in range(n):
+                w.blobs[j].npix = 0
+                w.blobs[j].flux = 0.0
+                w.blobs[j].node = -1
+            for j in range(n):
+                r = &w.next_level[j]
+                b = &w.blobs[_find(w.blobs, <int32_t>j)]
+                b.npix += r.x1 - r.x0
+                b.last = <int32_t>j
+                for x in range(r.at, r.at + r.x1 - r.x0):
+                    b.flux += w.filtered[x]
+            count = 0
+            for j in range(n):
+                if w.blobs[j].up == j and w.blobs[j].npix >= minarea:
+                    if count == MAX_BRANCHES:
+                        return -1
+                    r = &w.next_level[w.blobs[j].last]
+                    w.sort[count].key = (<int64_t>r.node << 32) | w.blobs[j].last
+                    w.sort[count].index = <int32_t>j
+                    count += 1
+            if count >= MAX_BRANCHES:
+                return -1
+            if count == 0:
+                break
+            qsort(w.sort, count, sizeof(Sort), _by_key)
+            last = nodes
+            for j in range(count):
+                b = &w.blobs[w.sort[j].index]
+                r = &w.next_level[b.last]
+                node = &w.nodes[nodes]
+                node.parent = r.node
+                node.level = <int32_t>k
+                node.npix = b.npix
+                node.flux = b.flux
+                node.last_y = r.y
+                node.last_x1 = r.x1
+                node.ok = 1
+                node.chosen = -1
+                b.node = <int32_t>nodes
+                nodes += 1
+            # Runs of branches go on to the next level.
+            m = 0
+            for j in range(n):
+                c = w.blobs[_find(w.blobs, <int32_t>j)].node
+                if c >= 0:
+                    w.next_level[m] = w.next_level[j]
+                    w.next_level[m].node = c
+                    m += 1
+            nlevel = m
+            swap = w.level
+            w.level = w.next_level
+            w.next_level = swap
+        if nodes < 2:
+            return 0
+        # From the top down: split a node whose children count twice or more.
+        return self._choose(nodes, <float>value, ratio)
+
+    cdef int64_t _choose(self, int64_t nodes, float value, float ratio) noexcept nogil:
+        # Mark the leaves in order (level from the top, node, child); their number.
+        cdef Work *w = &self.w
+        cdef int64_t stop = nodes, start, j, i, m, chosen = 0
+        cdef int32_t parent, level
+        cdef int64_t lo, hi, lowest
+        cdef bint root_ok = True
+        # Children of one parent are neighbours in the list, and parents ascend: walk levels from the top.
+        while stop > 0:
+            level = w.nodes[stop - 1].level
+            start = stop
+            while start > 0 and w.nodes[start - 1].level == level:
+                start -= 1
+            lo = start
+            while lo < stop:
+                parent = w.nodes[lo].parent
+                hi = lo
+                m = 0
+                while hi < stop and w.nodes[hi].parent == parent:
+                    m += self._counts(&w.nodes[hi], value, ratio)
+                    hi += 1
+                for j in range(lo, hi):
+                    if not w.nodes[j].ok:
+                        if parent >= 0:
+                            w.nodes[parent].ok = 0
+                        else:
+                            root_ok = False
+                if m > 1:
+                    for j in range(lo, hi):
+                        if w.nodes[j].ok and self._counts(&w.nodes[j], value, ratio):
+                            w.nodes[j].chosen = <int32_t>chosen
+                            chosen += 1
+                    if parent >= 0:
+                        w.nodes[parent].ok = 0
+                    else:
+                        root_ok = False
+                lo = hi
+            stop = start
+        if root_ok:
+            return 0
+        w.max_nodes = nodes
+        return chosen
+
+    cdef bint _counts(self, const Node *node, float value, float ratio) noexcept nogil:
+        # Whether a branch is bright enough above its own level.
+        cdef float t = self.facts.threshold * <float>pow(ratio, <double>node.level / self.nthresh)
+        return <float>node.flux - t * <float>node.npix > value
+
+    cdef int64_t _cut(self, float t, int64_t k, int64_t nlevel) noexcept nogil:
+        # Runs above `t`: of the whole footprint for the first level, then of the runs of the level below.
+        cdef Work *w = &self.w
+        cdef int64_t n = 0, j, a, x, count = w.nfragments if k == 1 else nlevel
+        cdef int32_t y, x0, x1, at, node
+        cdef Level *r
+        for j in range(count):
+            if k == 1:
+                y, x0, x1, at, node = w.raster[j].y, w.raster[j].x0, w.raster[j].x1, w.raster[j].at, -1
+            else:
+                y, x0, x1, at, node = w.level[j].y, w.level[j].x0, w.level[j].x1, w.level[j].at, w.level[j].node
+            x = x0
+            while x < x1:
+                if not w.filtered[at + x - x0] > t:
+                    x += 1
+                    continue
+                a = x
+                while x < x1 and w.filtered[at + x - x0] > t:
+                    x += 1
+                # A run of the scan may lie in two fragments side by side.
+                if n and w.next_level[n - 1].y == y and w.next_level[n - 1].x1 == a:
+                    w.next_level[n - 1].x1 = <int32_t>x
+                    continue
+                r = &w.next_level[n]
+                r.y = y
+                r.x0 = <int32_t>a
+                r.x1 = <int32_t>x
+                r.at = <int32_t>(at + a - x0)
+                r.node = node
+                n += 1
+        return n
+
+    cdef void _connect(self, int64_t n) noexcept nogil:
+        # Union-find over the runs of a level (8-connected); the root is the first run.
+        cdef Work *w = &self.w
+        cdef int64_t j, i = 0
+        cdef int32_t a, b
+        cdef Level *r
+        for j in range(n):
+            w.blobs[j].up = <int32_t>j
+            r = &w.next_level[j]
+            # `i` follows through the row above.
+            while w.next_level[i].y < r.y - 1 or (w.next_level[i].y == r.y - 1 and w.next_level[i].x1 < r.x0):
+                i += 1
+            a = <int32_t>i
+            while w.next_level[a].y == r.y - 1 and w.next_level[a].x0 <= r.x1:
+                b = _find(w.blobs, a)
+                _unite(w.blobs, b, _find(w.blobs, <int32_t>j))
+                a += 1
+
+    cdef int64_t _share(self, const Footprint *f, int64_t leaves) noexcept nogil:
+        # Leaves in list order at their own levels, what is left given to them, and their analysis; 0, 2 or 3.
+        cdef Work *w = &self.w
+        cdef int64_t k, j, n, c, npieces, total, start, x, width, need, last
+        cdef Source *s
+        cdef Pixels *p
+        cdef Pixels *all_
+        cdef double d, sum_, draw, near, dx, dy
+        cdef int32_t flags
+        cdef int64_t *counts
+        # The tree's runs are no longer needed, its nodes are.
+        w.used = <uint8_t *>w.level - &self.scratch[0] if w.level < w.next_level else <uint8_t *>w.next_level - &self.scratch[0]
+        width = f.xmax - f.xmin + 3
+        npieces = 2 * w.npeaks + 2 * width
+        need = (
+            npieces * sizeof(Piece) + (width + 2) * (sizeof(Component) + 2 * sizeof(Label) + sizeof(Run))
+            + (2 * w.npeaks + leaves) * sizeof(Pixels) + leaves * (sizeof(Source) + sizeof(Sort) + 5 * 8)
+            + self.facts.minarea * 4 + 512
+        )
+        if need > self.scratch.shape[0] - w.used:
+            self.needed = w.used + need + w.npix * 8
+            return 2
+        w.leaves = <Source *>self._take_bytes(leaves * sizeof(Source))
+        w.leaf_start = <int64_t *>self._take_bytes(leaves * 8)
+        w.leaf_stop = <int64_t *>self._take_bytes(leaves * 8)
+        counts = <int64_t *>self._take_bytes(leaves * 8)
+        w.amplitude = <double *>self._take_bytes(leaves * 8)
+        w.chance = <double *>self._take_bytes(leaves * 8)
+        w.heap = <float *>self._take_bytes(self.facts.minarea * 4)
+        w.sort = <Sort *>self._take_bytes(leaves * sizeof(Sort))
+        w.leaf = <Pixels *>self._take_bytes((2 * w.npeaks + leaves) * sizeof(Pixels))
+        start = w.used
+        w.pieces = <Piece *>self._take_bytes(npieces * sizeof(Piece))
+        w.components = <Component *>self._take_bytes((width + 2) * sizeof(Component))
+        w.labels = <Label *>self._take_bytes((width + 2) * 2 * sizeof(Label))
+        w.runs = <Run *>self._take_bytes((width + 2) * sizeof(Run))
+        self._collect(f, npieces, width, leaves)
+        w.used = start
+        for k in range(w.npix):
+            w.owner[k] = -1
+        for c in range(leaves):
+            s = &w.leaves[c]
+            p = w.leaf + w.leaf_start[c]
+            n = w.leaf_stop[c] - w.leaf_start[c]
+            shape(s, p, n, w.filtered, w.image, self._leaf_threshold(c), False)
+            s.flags = 2 | self._edge(p, n)
+            d = s.npix / (2.0 * M_PI * s.abcor * s.a * s.b)
+            w.amplitude[c] = self.facts.threshold * exp(d) if d < 70.0 else 4.0 * s.fdpeak
+            if w.amplitude[c] > 4.0 * s.fdpeak:
+                w.amplitude[c] = 4.0 * s.fdpeak
+            counts[c] = n
+            for j in range(n):
+                for x in range(p[j].at, p[j].at + p[j].x1 - p[j].x0):
+                    w.owner[x] = <int32_t>c
+        # Draw an owner for each pixel that is left, in the order of the footprint's list; count the fragments it makes.
+        for k in range(w.nfragments):
+            p = &w.raster[w.order[k]]
+            last = -1
+            for x in range(p.x0, p.x1):
+                j = p.at + x - p.x0
+                if w.owner[j] >= 0:
+                    last = -1
+                    continue
+                sum_ = 0.0
+                near = 1e300
+                n = 0
+                for c in range(leaves):
+                    s = &w.leaves[c]
+                    dx = x - s.x
+                    dy = p.y - s.y
+                    d = 0.5 * (s.cxx * dx * dx + s.cyy * dy * dy + s.cxy * dx * dy) / s.abcor
+                    if d < near:
+                        near = d
+                        n = c
+                    sum_ += w.amplitude[c] * exp(-d) if d < 70.0 else 0.0
+                    w.chance[c] = sum_
+                if sum_ > 1.0e-31:
+                    draw = sum_ * shared(self.extension, <int32_t>x, p.y)
+                    for c in range(leaves):
+                        if w.chance[c] >= draw:
+                            n = c
+                            break
+                w.owner[j] = <int32_t>(-2 - n)
+                if n != last:
+                    counts[n] += 1
+                    last = n
+        # Lay the lists of all sources out one after the other: the leaf, then what it was given.
+        total = 0
+        for c in range(leaves):
+            total += counts[c]
+        if self.nsources + leaves > self.sources.shape[0] or self.npieces + total > self.pieces.shape[0]:
+            return 3
+        if total * <int64_t>sizeof(Pixels) + 64 > self.scratch.shape[0] - w.used:
+            self.needed = w.used + total * sizeof(Pixels) + 64 + w.npix * 8
+            return 2
+        all_ = <Pixels *>self._take_bytes(total * sizeof(Pixels))
+        total = 0
+        for c in range(leaves):
+            n = w.leaf_stop[c] - w.leaf_start[c]
+            for j in range(n):
+                all_[total + j] = w.leaf[w.leaf_start[c] + j]
+            w.leaf_start[c] = total
+            w.leaf_stop[c] = total + n
+            total += counts[c]
+        for k in range(w.nfragments):
+            p = &w.raster[w.order[k]]
+            last = -1
+            for x in range(p.x0, p.x1):
+                j = p.at + x - p.x0
+                if w.owner[j] >= 0:
+                    last = -1
+                    continue
+                n = -2 - w.owner[j]
+                if n != last:
+                    all_[w.leaf_stop[n]].y = p.y
+                    all_[w.leaf_stop[n]].x0 = <int32_t>x
+                    all_[w.leaf_stop[n]].at = <int32_t>j
+                    w.leaf_stop[n] += 1
+                    last = n
+                all_[w.leaf_stop[n] - 1].x1 = <int32_t>(x + 1)
+        for c in range(leaves):
+            self.sources[self.nsources] = w.leaves[c]
+            n = w.leaf_stop[c] - w.leaf_start[c]
+            flags = w.leaves[c].flags
+            if self._accept(f, all_ + w.leaf_start[c], n, &self.sources[self.nsources], flags, True):
+                self._write(all_ + w.leaf_start[c], n)
+        return 0
+
+    cdef float _leaf_threshold(self, int64_t c) noexcept nogil:
+        return <float>self.w.leaves[c].dthresh
+
+    cdef void _collect(self, const Footprint *f, int64_t npieces, int64_t width, int64_t leaves) noexcept nogil:
+        # Scan the footprint again at each level that has chosen nodes; their fragments in list order into `leaf`.
+        cdef Work *w = &self.w
+        cdef Lutz lutz
+        cdef int64_t i, k, n, m = 0, y, x, j, key, next_leaf = 0
+        cdef int32_t level, piece, comp, c
+        cdef float t, peak = -1e30
+        cdef Pixels *p
+        for k in range(w.npix):
+            if w.filtered[k] > peak:
+                peak = w.filtered[k]
+        # Chosen nodes in the order in which the scans will close them: by level, then by the end of their last run.
+        for i in range(w.max_nodes):
+            if w.nodes[i].chosen >= 0:
+                w.sort[next_leaf].key = _closing_key(w.nodes[i].level, w.nodes[i].last_y, w.nodes[i].last_x1)
+                w.sort[next_leaf].index = w.nodes[i].chosen
+                w.sort[next_leaf].value = w.nodes[i].level
+                next_leaf += 1
+        qsort(w.sort, leaves, sizeof(Sort), _by_key)
+        next_leaf = 0
+        lutz.pieces, lutz.components = w.pieces, w.components
+        while next_leaf < leaves:
+            level = w.sort[next_leaf].value
+            t = self.facts.threshold * <float>pow(peak / self.facts.threshold, <double>level / self.nthresh)
+            lutz.above, lutz.here = w.labels, w.labels + width + 2
+            lutz_init(&lutz, <int32_t>npieces, <int32_t>(width + 2), <int32_t>min(self.facts.minarea, <int64_t>3))
+            for y in range(f.ymin, f.ymax + 2):
+                n = 0
+                if y <= f.ymax:
+                    for j in range(w.row_start[y - f.ymin], w.row_start[y - f.ymin + 1]):
+                        p = &w.raster[j]
+                        for x in range(p.x0, p.x1):
+                            if w.filtered[p.at + x - p.x0] > t:
+                                if n and w.runs[n - 1].x1 == x:
+                                    w.runs[n - 1].x1 = <int32_t>(x + 1)
+                                else:
+                                    w.runs[n].x0 = <int32_t>x
+                                    w.runs[n].x1 = <int32_t>(x + 1)
+                                    n += 1
+                lutz_row(&lutz, <int32_t>y, w.runs, <int32_t>n)
+                while lutz.closed >= 0:
+                    comp = lutz.closed
+                    lutz.closed = w.components[comp].next
+                    lutz.nclosed -= 1
+                    key = _closing_key(level, <int32_t>(y - 1), w.components[comp].last_x1)
+                    if next_leaf < leaves and w.sort[next_leaf].key == key:
+                        c = w.sort[next_leaf].index
+                        next_leaf += 1
+                        w.leaf_start[c] = m
+                        w.leaves[c].dthresh = t
+                        piece = w.components[comp].head
+                        while piece >= 0:
+                            w.leaf[m].y = w.pieces[piece].y
+                            w.leaf[m].x0 = w.pieces[piece].x0
+                            w.leaf[m].x1 = w.pieces[piece].x1
+                            w.leaf[m].at = self._index(f, w.pieces[piece].y, w.pieces[piece].x0)
+                            m += 1
+                            piece = w.pieces[piece].next
+                        w.leaf_stop[c] = m
+                    lutz_drop(&lutz, comp)
+
+    cdef int32_t _index(self, const Footprint *f, int32_t y, int32_t x) noexcept nogil:
+        # Index of a pixel of the footprint: fragments of one row are few, or searched by halves.
+        cdef Work *w = &self.w
+        cdef int32_t lo = w.row_start[y - f.ymin], hi = w.row_start[y - f.ymin + 1], mid
+        while hi - lo > 1:
+            mid = (lo + hi) // 2
+            if w.raster[mid].x0 <= x:
+                lo = mid
+            else:
+                hi = mid
+        return w.raster[lo].at + x - w.raster[lo].x0
+
+
+cdef inline int64_t _closing_key(int64_t level, int64_t y, int64_t x1) noexcept nogil:
+    return (level << 57) | (y << 28) | x1
+
+
+cdef inline int32_t _find(Blob *blobs, int32_t j) noexcept nogil:
+    while blobs[j].up != j:
+        blobs[j].up = blobs[blobs[j].up].up
+        j = blobs[j].up
+    return j
+
+
+cdef inline void _unite(Blob *blobs, int32_t a, int32_t b) noexcept nogil:
+    if a < b:
+        blobs[b].up = a
+    elif b < a:
+        blobs[a].up = b
