@@ -1,0 +1,284 @@
+"""Files that appear whole or not at all, written without filling the page cache.
+
+An `OutputFile` has a temporary name in the folder of its destination and is moved in place by `commit`.  What is
+written goes to the disk soon after (`WriteBehind`): dirty pages belong to the memory of a cgroup.  It knows no format;
+those are ``fits.py``, ``ascii.py`` and the check-images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sextract.catalogue import _io
+from sextract.errors import OutputError
+
+# Written bytes that may wait for the disk, per file and process: two such pieces are in flight.
+WRITE_BEHIND_BYTES = 4 << 20
+
+# What sync_file_range says of files that have nothing to sync: pipes, devices, some file systems.
+_NOT_SYNCABLE = frozenset({errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+def explain(exc: OSError, path: str, option: str) -> OutputError:
+    """An `OSError` as the error of the output `path`, which `option` names."""
+    what = {
+        errno.ENOENT: "its folder does not exist",
+        errno.ENOTDIR: "its folder is not a folder",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.EROFS: "the file system is read-only",
+        errno.ENOSPC: "no space left on the device",
+        errno.EDQUOT: "the disk quota is exceeded",
+        errno.ENAMETOOLONG: "the name is too long",
+        errno.EISDIR: "it is a folder",
+        errno.EPIPE: "the reader has gone",
+    }.get(exc.errno or 0, exc.strerror or str(exc))
+    return OutputError(f"can't write {path}: {what}; choose another place with {option}")
+
+
+class WriteBehind:
+    """Keeps at most about two pieces of written data of one descriptor off the disk.
+
+    Ranges may come in any order; a piece is the span of what came since the last one.
+    """
+
+    __slots__ = ("_first", "_last", "_pending", "_previous", "off")
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._last = 0
+        self._pending = 0
+        self._previous: tuple[int, int] | None = None
+        self.off = False
+
+    def written(self, fd: int, offset: int, last: int, nbytes: int) -> None:
+        """`nbytes` within ``offset <= position < last`` were written; waits for the disk if too many are pending."""
+        if self.off:
+            return
+        self._first = offset if not self._pending else min(self._first, offset)
+        self._last = max(self._last, last) if self._pending else last
+        self._pending += nbytes
+        if self._pending < WRITE_BEHIND_BYTES:
+            return
+        span = (self._first, self._last - self._first)
+        self._pending = 0
+        if self._check(_io.start_writeback(fd, *span)) and self._previous is not None:
+            self._check(_io.finish_writeback(fd, *self._previous))
+        self._previous = span
+
+    def drop(self, fd: int) -> None:
+        """Wait for everything and drop the file from the page cache."""
+        self._pending, self._previous = 0, None
+        if not self.off:
+            self._check(_io.finish_writeback(fd, 0, 0))
+
+    def _check(self, code: int) -> bool:
+        if code in _NOT_SYNCABLE:
+            self.off = True
+        elif code:
+            raise OSError(code, os.strerror(code))
+        return not self.off
+
+
+class OutputFile:
+    """A file that appears under its name only when `commit` is called.
+
+    A pipe or a device is written directly.  The object may cross a fork or be pickled: each process opens the temporary
+    file itself; only the process that made it may `finish`, `commit` or `abort` it.
+
+    Parameters
+    ----------
+    path : str
+        Destination.  Links are followed.
+    option : str
+        The options that name it, for messages: ``-o or CATALOG_NAME``.
+    seekable : bool
+        The format goes back to earlier bytes, so that a pipe is refused.
+
+    Raises
+    ------
+    OutputError
+        The folder is missing or not writable, or the destination is a folder.
+    """
+
+    def __init__(self, path: str, option: str, *, seekable: bool = True) -> None:
+        self.path = path
+        self.option = option
+        self.direct = False
+        self.temporary = ""
+        self.appended = 0
+        self._fd = -1
+        self._pid = os.getpid()
+        self._behind = WriteBehind()
+        with self.translated():
+            self._open(seekable)
+
+    def _open(self, seekable: bool) -> None:
+        target = os.path.realpath(self.path)
+        try:
+            mode = os.stat(self.path).st_mode
+        except FileNotFoundError:
+            mode = 0
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "is a folder", self.path)
+        if mode and not os.access(self.path, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable", self.path)
+        if mode and not stat.S_ISREG(mode):
+            if seekable and not stat.S_ISCHR(mode):
+                raise OutputError(
+                    f"can't write {self.path}: this format needs a file, not a pipe; choose another place with "
+                    f"{self.option}, or CATALOG_TYPE ASCII_HEAD"
+                )
+            # Not the resolved name: that of an anonymous pipe behind /dev/stdout can't be opened.
+            self.direct, self.temporary = True, self.path
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+            return
+        folder, name = os.path.split(target)
+        for attempt in range(1000):
+            # A run that was killed may have left this very name behind.
+            self.temporary = os.path.join(folder, f".{name[:200]}.{self._pid}-{attempt}.part")
+            try:
+                self._fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                return
+            except FileExistsError:
+                continue
+        raise FileExistsError(errno.EEXIST, "too many temporary files", self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._fd, self._pid, self._behind = -1, -1, WriteBehind()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turns an `OSError` within into an `OutputError` that names this file."""
+        try:
+            yield
+        except OSError as exc:
+            raise explain(exc, self.path, self.option) from exc
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of this process."""
+        if self._pid != os.getpid():
+            with self.translated():
+                flags = os.O_WRONLY if self.direct else os.O_RDWR
+                self._fd = os.open(self.temporary, flags | os.O_CLOEXEC)
+            self._pid, self._behind = os.getpid(), WriteBehind()
+        return self._fd
+
+    def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data` at an absolute position."""
+        fd, view, start = self.fd, memoryview(data).cast("B"), offset
+        with self.translated():
+            while len(view):
+                done = os.pwrite(fd, view, offset)
+                offset += done
+                view = view[done:]
+            self._behind.written(fd, start, offset, offset - start)
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data` behind what was appended before."""
+        if not self.direct:
+            self.pwrite(data, self.appended)
+        else:
+            fd, view = self.fd, memoryview(data)
+            with self.translated():
+                while len(view):
+                    view = view[os.write(fd, view) :]
+        self.appended += len(data)
+
+    def wrote(self, offset: int, last: int, nbytes: int) -> None:
+        """A kernel has written `nbytes` on its own within ``offset <= position < last``."""
+        with self.translated():
+            self._behind.written(self.fd, offset, last, nbytes)
+
+    def pread(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from an absolute position; what lies beyond the end reads as zeros."""
+        with self.translated():
+            while len(buffer):
+                done = os.preadv(self.fd, [buffer], offset)
+                if not done:
+                    buffer[:] = bytes(len(buffer))
+                    return
+                buffer, offset = buffer[done:], offset + done
+
+    def drop_cache(self) -> None:
+        """Write everything out and drop it from the page cache."""
+        with self.translated():
+            self._behind.drop(self.fd)
+
+    def resize(self, nbytes: int) -> None:
+        """Set the length; what is new reads as zeros."""
+        if not self.direct:
+            with self.translated():
+                os.ftruncate(self.fd, nbytes)
+
+    def finish(self) -> None:
+        """Have everything on the disk: from here on `commit` can't fail for lack of space."""
+        with self.translated():
+            if not self.direct:
+                self.drop_cache()
+                os.fsync(self.fd)
+
+    def commit(self) -> None:
+        """Finish, and move the file in place."""
+        if self._fd < 0:
+            return
+        self.finish()
+        with self.translated():
+            os.close(self._fd)
+            self._fd = -1
+            if not self.direct:
+                target = os.path.realpath(self.path)
+                os.replace(self.temporary, target)
+                _sync_folder(os.path.dirname(target))
+
+    def abort(self) -> None:
+        """Remove the temporary file; nothing happens after `commit`."""
+        if self._fd < 0:
+            return
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+        self._fd = -1
+        if not self.direct:
+            with contextlib.suppress(OSError):
+                os.unlink(self.temporary)
+
+
+class StandardOutput(OutputFile):
+    """The same for standard output: bytes go out as they come, there is nothing to move or to remove."""
+
+    def __init__(self, option: str) -> None:
+        self.path, self.option, self.direct, self.temporary, self.appended = "STDOUT", option, True, "", 0
+        self._behind = WriteBehind()
+        self._fd, self._pid = 1, os.getpid()
+
+    @property
+    def fd(self) -> int:
+        """Descriptor 1, in any process."""
+        return 1
+
+    def commit(self) -> None:
+        """Nothing: every byte is out already."""
+
+    def abort(self) -> None:
+        """Nothing: what is out is out."""
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename durable; file systems that can't are left alone."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
