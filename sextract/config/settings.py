@@ -98,7 +98,7 @@ class Requested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSettings:
-    """Catalogue and check-images: CATALOG_NAME, CATALOG_TYPE, PARAMETERS_NAME's content, CHECKIMAGE_TYPE/_NAME pairs."""
+    """Catalogue and check-images: CATALOG_NAME, CATALOG_TYPE, PARAMETERS_NAME's content, CHECKIMAGE_* as pairs."""
 
     catalog_name: str = "test.cat"
     catalog_type: str = "ASCII_HEAD"

@@ -1,0 +1,343 @@
+"""The command line: ``sextract IMAGE… [-c FILE] [--mem-limit 512M] [-KEYWORD VALUE]…``.
+
+It splits arguments, makes `Settings` and calls the pipeline for each image.  What a keyword means is in ``config/``,
+what a run does in ``pipeline.py``.  Exit codes are in ``errors.py``; a batch of which some images failed ends with 10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from sextract._version import __version__
+from sextract.config.keywords import KEYWORDS, nearest
+from sextract.config.resolve import (
+    Configuration,
+    Options,
+    catalogue_of,
+    checkimages_of,
+    read_configuration,
+    settings_for,
+)
+from sextract.errors import ConfigError, Interrupted, SextractError
+from sextract.log import Reporter
+
+SOME_FAILED = 10
+
+USAGE = f"""\
+sextract {__version__}: astronomical source extraction that keeps a memory limit
+
+sextract IMAGE [-c FILE.sex] [-o CATALOGUE] [--mem-limit 512M] [--workers N] [-KEYWORD VALUE]...
+sextract --batch IMAGE... | @list.txt | three or more IMAGEs      images in turn
+sextract -d | -dd      print the default configuration, short or full
+sextract -dp           print the columns that can be asked for
+sextract -h            all options
+"""
+
+# Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
+_WITH_VALUE = ("-c", "-o", "--mem-limit", "--workers", "--tile-shape", "--provenance", "--scratch")
+_FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
+_WHOLE = 2**31 - 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see sextract -h")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the program's name.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    reporter = Reporter()
+    try:
+        with _signals():
+            return _run(list(sys.argv[1:] if argv is None else argv), reporter)
+    except KeyboardInterrupt as exc:
+        error: SextractError = Interrupted(f"stopped by {exc or 'SIGINT'}; nothing half-written is left")
+    except SextractError as exc:
+        error = exc
+    except BrokenPipeError:
+        # The reader of a dump or of a catalogue on stdout has gone; Python must not complain of it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as exc:
+        return _bug(exc, reporter)
+    reporter.error(str(error))
+    return error.exit_code
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Options and images on one side, the pairs of ``-KEYWORD VALUE`` on the other.
+
+    A value may begin with a dash (``-BACK_VALUE -5``, ``-CHECKIMAGE_TYPE -BACKGROUND``).
+
+    Raises
+    ------
+    ConfigError
+        An unknown keyword, or one without a value.
+    """
+    rest: list[str] = []
+    keywords: list[tuple[str, str]] = []
+    todo = iter(argv)
+    for word in todo:
+        if word in _WITH_VALUE:
+            rest += [word, *_following(todo)]
+        elif word == "--sextractor-bugs":
+            rest.append("--sextractor-bugs=all")
+        elif not word.startswith("-") or word.startswith("--") or word in _FLAGS:
+            rest.append(word)
+        else:
+            keywords.append((_keyword(word), _value(word, todo)))
+    return rest, keywords
+
+
+def list_images(words: Sequence[str], batch: bool) -> list[str]:
+    """The images of a run, with ``@list.txt`` read.
+
+    Raises
+    ------
+    ConfigError
+        None, two without ``--batch`` (SExtractor would take them as one pair), or a pair ``A,B``.
+    """
+    images: list[str] = []
+    for word in words:
+        if word.startswith("@") and not Path(word).exists():
+            images += _listed(word[1:])
+            batch = True
+        else:
+            images.append(word)
+    if not images:
+        raise ConfigError("no image is given; see sextract -h")
+    if len(images) == 2 and not batch:
+        a, b = images
+        raise ConfigError(
+            f"two images are either a pair, detection and measurement (write {a},{b}), "
+            f"or two runs (write --batch {a} {b})"
+        )
+    for image in images:
+        if "," in re.sub(r"\[[^\]]*\]", "", image) and not Path(image).exists():
+            raise ConfigError(f"{image}: detection and measurement on two images is not built yet; give one image")
+    return images
+
+
+def parse_tile_shape(text: str) -> tuple[int, int]:
+    """Rows and columns of ``512x300``, ``97`` (rows, all columns) or ``whole``."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(p == "whole" or re.fullmatch("[1-9][0-9]*", p) for p in parts):
+        raise ConfigError(f"--tile-shape {text!r} is not ROWSxCOLS, ROWS or whole")
+    rows, columns = (_WHOLE if p == "whole" else int(p) for p in (parts if len(parts) == 2 else (parts[0], "whole")))
+    return rows, columns
+
+
+def _run(argv: list[str], reporter: Reporter) -> int:
+    if not argv:
+        sys.stdout.write(USAGE)
+        return 0
+    rest, keywords = split_arguments(argv)
+    args = _parser().parse_args(rest)
+    if args.dump or args.dump_full or args.dump_columns or args.version:
+        _dump(args)
+        return 0
+    images = list_images(args.images, args.batch)
+    options = Options(
+        config=args.config,
+        keywords=tuple(keywords),
+        output=args.output,
+        mem_limit=args.mem_limit,
+        workers=args.workers,
+        scratch_dir=args.scratch,
+        tile_shape=args.tile_shape,
+        provenance=args.provenance,
+        sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
+        strict=args.strict,
+    )
+    config = read_configuration(options, reporter)
+    _check_batch(images, config)
+    if len(images) == 1:
+        _one(images[0], config, reporter, args.estimate)
+        return 0
+    return _batch(images, config, reporter, args.estimate)
+
+
+def _one(image: str, config: Configuration, reporter: Reporter, estimate: bool) -> None:
+    """Process one image."""
+    settings = settings_for(image, config, reporter)
+    from sextract import pipeline
+
+    if estimate:
+        sys.stdout.write(f"{pipeline.estimate(image, settings)}\n")
+        return
+    s = pipeline.run(image, settings, reporter)
+    reporter.info(
+        f"{s.sources} sources ({s.detected} detected), {s.seconds:.1f} s, {s.mpixel_per_s:.2f} Mpixel/s, "
+        f"peak {s.peak_bytes / 2**20:.0f} of {s.limit_bytes / 2**20:.0f} MiB in all processes, {s.workers} workers"
+    )
+
+
+def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: bool) -> int:
+    """Images in turn; one that fails doesn't stop the others."""
+    failed = []
+    for number, image in enumerate(images, 1):
+        reporter.info(f"Image {number} of {len(images)}: {image}")
+        try:
+            _one(image, config, reporter, estimate)
+        except ConfigError:
+            # It would be the same for every image.
+            raise
+        except SextractError as exc:
+            reporter.error(str(exc))
+            failed.append(image)
+        except Exception as exc:
+            _bug(exc, reporter)
+            failed.append(image)
+    if failed:
+        reporter.error(f"{len(failed)} of {len(images)} images failed: {', '.join(failed)}")
+        return SOME_FAILED
+    return 0
+
+
+def _check_batch(images: Sequence[str], config: Configuration) -> None:
+    """Refuse a batch in which two images write to one file."""
+    owner: dict[str, str] = {}
+    for image in images:
+        name, kind = catalogue_of(image, config)
+        files = [("CATALOG_NAME", name)] if kind != "NONE" else []
+        files += [("CHECKIMAGE_NAME", file) for _, file in checkimages_of(image, config)]
+        for keyword, file in files:
+            other = owner.setdefault(os.path.abspath(file), image)
+            if other is not image:
+                raise ConfigError(
+                    f"{keyword} {file} would be written for {other} and for {image}: "
+                    f"put {{stem}} in the name, as in {{stem}}.cat"
+                )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sextract",
+        usage="sextract IMAGE... [options] [-KEYWORD VALUE]...",
+        description="Finds and measures sources in FITS images, in SExtractor's terms, within a memory limit.",
+        epilog="Any SExtractor keyword is an option of its own: -DETECT_THRESH 2.0. Sizes: 512M, 1.5G, 0.5GiB.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGE", help="FITS file, one extension of it (a.fits[2], a.fits[SCI]), @list.txt")
+    add("-c", dest="config", metavar="FILE", help="configuration file (else ./default.sex if there is one)")
+    add("-o", dest="output", metavar="FILE", help="catalogue, before CATALOG_NAME; {stem} is the image's name")
+    add("--mem-limit", metavar="SIZE", help="memory of all processes together (else the machine's limits)")
+    add("--workers", type=_count, metavar="N", help="worker processes; 0: all in one process (else one a CPU)")
+    add("--batch", action="store_true", help="the images are separate runs")
+    add("--estimate", action="store_true", help="print the plan and the predicted peak, read no pixels")
+    add("--strict", action="store_true", help="an unknown keyword of a file is an error")
+    add("--scratch", metavar="FOLDER", help="folder for scratch files")
+    add("--provenance", choices=("input", "full"), default="input", help="full: facts of the run in the header")
+    add("--sextractor-bugs", default="", metavar="NAMES", help="restore SExtractor's oddities: all, or =name,name")
+    add("--tile-shape", type=parse_tile_shape, help=argparse.SUPPRESS)
+    add("-d", dest="dump", action="store_true", help="print the default configuration")
+    add("-dd", dest="dump_full", action="store_true", help="print all of it")
+    add("-dp", dest="dump_columns", action="store_true", help="print the columns that can be asked for")
+    add("-v", "--version", dest="version", action="store_true", help="print the version")
+    add("-h", "--help", action="help", help="print this")
+    return parser
+
+
+def _dump(args: argparse.Namespace) -> None:
+    from sextract.config.dump import dump_columns, dump_configuration
+
+    if args.version:
+        sys.stdout.write(f"sextract {__version__}\n")
+    elif args.dump_columns:
+        sys.stdout.write(dump_columns())
+    else:
+        sys.stdout.write(dump_configuration(full=args.dump_full))
+    sys.stdout.flush()
+
+
+def _following(todo: Iterator[str]) -> list[str]:
+    word = next(todo, None)
+    return [] if word is None else [word]
+
+
+def _keyword(word: str) -> str:
+    name = word[1:].upper()
+    if name not in KEYWORDS:
+        raise ConfigError(f"{word} is neither an option nor a keyword{nearest(name, KEYWORDS)}")
+    return name
+
+
+def _value(word: str, todo: Iterator[str]) -> str:
+    value = next(todo, None)
+    if value is None or (value[1:].upper() in KEYWORDS and value.startswith("-")) or value.startswith("--"):
+        raise ConfigError(f"{word} has no value" + ("" if value is None else f" (before {value})"))
+    return value
+
+
+def _listed(name: str) -> list[str]:
+    """Images of a list file, one a line."""
+    try:
+        lines = Path(name).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"can't read the list of images {name}: {exc}") from exc
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) > 4096:
+        raise ConfigError(f"--workers {text!r} is not a number from 0 to 4096")
+    return int(text)
+
+
+def _bug(exc: Exception, reporter: Reporter) -> int:
+    """One line for what nobody foresaw; the traceback with VERBOSE_TYPE FULL."""
+    if reporter.verbose == "FULL":
+        reporter.detail(traceback.format_exc().rstrip())
+    said = " ".join(str(exc).split())
+    reporter.error(f"{type(exc).__name__}: {said} (this is a bug; -VERBOSE_TYPE FULL shows where)")
+    return 1
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop a run as SIGINT does; a second one doesn't disturb the clean-up."""
+
+    def stop(number: int, frame: object) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What is ignored on purpose (nohup) stays ignored.
+    handled = [s for s in wanted if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {}
+    try:
+        for each in handled:
+            before[each] = signal.signal(each, stop)
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
