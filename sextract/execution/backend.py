@@ -16,8 +16,8 @@ from sextract.errors import Interrupted, SextractError, WorkerError
 from sextract.execution.messages import check_payload
 
 Handler = Callable[[int, bytes], bytes]
-# Called once in each worker, after it was forked.
-HandlerFactory = Callable[[], Handler]
+# Called once in each worker, after it was forked, with the worker's slot; a replacement has the slot of the dead one.
+HandlerFactory = Callable[[int], Handler]
 
 # One task being worked on and one waiting, so that a worker needn't idle while its answer travels.
 TASKS_PER_WORKER = 2
@@ -127,13 +127,13 @@ class SerialBackend:
     Parameters
     ----------
     handler_factory : callable
-        ``() -> handler``; called at once.
+        ``(slot) -> handler``; called at once.
     """
 
     workers = 1
 
     def __init__(self, handler_factory: HandlerFactory) -> None:
-        self._handler = handler_factory()
+        self._handler = handler_factory(0)
         self._queue: deque[tuple[int, Task]] = deque()
         self._next = 0
 

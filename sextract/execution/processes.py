@@ -85,7 +85,7 @@ class ProcessBackend:
     workers : int
         Number of worker processes.
     handler_factory : callable
-        ``() -> handler``, called in each worker; what it refers to (slab, spill file, settings) comes with the fork.
+        ``(slot) -> handler``, called in each worker; what it refers to (slab, spill file, settings) comes with the fork.
 
     Raises
     ------

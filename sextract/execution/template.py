@@ -156,7 +156,7 @@ class Template:
             for unused in (near, self._control, self._wake, self._woken):
                 unused.close()
             die_with_parent(template)
-            serve(far, self._factory)
+            serve(far, self._factory, slot)
 
         with near, far:
             try:
@@ -177,13 +177,13 @@ class Template:
             self._control.send(EVENT.pack(EXITED, pid, status))
 
 
-def serve(sock: socket.socket, handler_factory: HandlerFactory) -> None:
+def serve(sock: socket.socket, handler_factory: HandlerFactory, slot: int) -> None:
     """The life of a worker: tasks from the socket, one after the other, until it is closed."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(_OOM_SCORE)
     gc.enable()
     try:
-        handler = handler_factory()
+        handler = handler_factory(slot)
         answer = Frame(HELLO, 0, NO_TICKET, b"")
     except SextractError as exc:
         answer = Frame(ERROR, 0, NO_TICKET, pack_error(exc))
