@@ -2,13 +2,14 @@
 
 A cell's background is the mode of its clipped histogram, its sigma the clipped histogram's spread:
 
-1. mean and standard deviation of the usable pixels, in double precision, pixel by pixel; a cell with less than half of its
-   pixels usable is bad;
+1. mean and standard deviation of the usable pixels, in double precision, pixel by pixel; a cell with less than half of
+   its pixels usable is bad;
 2. the same for what lies within 2 sigma (limits rounded to float32);
 3. a histogram of at most 4096 levels over 5 sigma to either side of the new mean (level width and zero rounded to
    float32, each pixel placed in float32), whose median and spread are clipped at 3 sigma about the median until the
    spread falls below 0.1 level or changes by less than 1e-4;
-4. mode = P·median − (P − 1)·mean with P = BACK_PEARSON if mean and median differ by less than 0.3 sigma, else the median.
+4. mode = P·median − (P − 1)·mean with P = BACK_PEARSON if mean and median differ by less than 0.3 sigma, else the
+   median.
 
 These are SExtractor's definitions down to the bit, with two of its conventions: a row of cells of more than 2²⁰ pixels
 takes the limits of steps 1 and 2 from evenly spaced lines only, and a cell of a single pixel gets twice its value (its
@@ -32,7 +33,7 @@ from sextract.errors import ConfigError
 WHOLE_ROW_PIXELS = 1_048_576
 
 # What `cell_statistics` needs as scratch: the histogram.
-SCRATCH_BYTES = 4 * _mesh.HISTOGRAM_ENTRIES
+SCRATCH_BYTES: int = 4 * _mesh.HISTOGRAM_ENTRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,8 @@ def cell_statistics(
     Parameters
     ----------
     pixels : float32 array (rows, columns)
-        All rows of that row of cells, ADU, bad pixels ``records.BAD``; the columns of the cells wanted, which begin where a
-        cell begins.  Rows may be strided.
+        All rows of that row of cells, ADU, bad pixels ``records.BAD``; the columns of the cells wanted, which begin
+        where a cell begins.  Rows may be strided.
     grid : MeshGrid
     row_of_cells : int
     out_back, out_sigma : float32 arrays (cells,)
@@ -137,7 +138,7 @@ def cell_statistics(
         `SCRATCH_BYTES` or more, aligned to 4.
     """
     y0, y1 = grid.rows(row_of_cells)
-    if pixels.shape[0] != y1 - y0 or not (len(out_back) - 1) * grid.cell_width < pixels.shape[1] <= len(out_back) * grid.cell_width:
+    if pixels.shape[0] != y1 - y0 or -(-pixels.shape[1] // grid.cell_width) != len(out_back):
         raise ValueError(f"pixels {pixels.shape} are not the {len(out_back)} cells of row {row_of_cells}")
     first, step, lines = grid.limit_lines(row_of_cells)
     histogram = scratch[:SCRATCH_BYTES].view(np.uint32)

@@ -1,9 +1,9 @@
 """Repair of bad cells, the median filter over the map, and the global background and RMS.
 
 A bad cell takes the mean of all equally near good ones (float32, in raster order).  The filter replaces a cell by the
-median of a box that shrinks on both sides at a border, if they differ by BACK_FILTTHRESH or more; sigma follows the same
-decision.  The globals are the medians of the filtered maps.  Everything is in place and costs a time that is linear in
-cells, however many are bad.
+median of a box that shrinks on both sides at a border, if they differ by BACK_FILTTHRESH or more; sigma follows the
+same decision.  The globals are the medians of the filtered maps.  Everything is in place and costs a time that is
+linear in cells, however many are bad.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def repair_and_filter(
     Returns
     -------
     Globals
-        The RMS is the median of sigma; if that is not positive, of the positive ones; if there are none, 1.  Without any
-        good cell both are NaN, and the maps are 0 and 1 as SExtractor has them.
+        The RMS is the median of sigma; if that is not positive, of the positive ones; if there are none, 1.  Without
+        any good cell both are NaN, and the maps are 0 and 1 as SExtractor has them.
     """
     found = _repair.repair_cells(back, sigma, scratch[: 16 * grid.nx].view(np.int32))
     half_height, half_width = grid.filter_height // 2, grid.filter_width // 2
@@ -64,7 +64,13 @@ def repair_and_filter(
         saved = (half_height + 1) * grid.nx
         floats = scratch[: len(scratch) // 4 * 4].view(np.float32)
         _repair.filter_cells(
-            back, sigma, half_height, half_width, settings.filter_thresh, floats[:saved], floats[saved : 2 * saved],
+            back,
+            sigma,
+            half_height,
+            half_width,
+            settings.filter_thresh,
+            floats[:saved],
+            floats[saved : 2 * saved],
             floats[2 * saved :],
         )
     if not found:
