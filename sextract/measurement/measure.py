@@ -292,7 +292,7 @@ class Batch:
         centre = float(self.sources["y"][i] if cy is None else cy[i])
         width = x1 - x0
         half = len(self.arena) // 2
-        step = half // width - 2 * MARGIN
+        step = half // width - 2 * MARGIN - 1
         if step < 1:
             raise MemoryError(f"a row of {width} pixels does not fit in the stamp storage of {self.arena.nbytes} bytes")
         for ya in range(y0, y1, step):
