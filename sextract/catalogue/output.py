@@ -19,7 +19,7 @@ from sextract.catalogue import _io
 from sextract.errors import OutputError
 
 # Written bytes that may wait for the disk, per file and process: two such pieces are in flight.
-WRITE_BEHIND_BYTES = 4 << 20
+WRITE_BEHIND_BYTES = 1 << 20
 
 # What sync_file_range says of files that have nothing to sync: pipes, devices, some file systems.
 _NOT_SYNCABLE = frozenset({errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -72,11 +72,10 @@ class WriteBehind:
             self._check(_io.finish_writeback(fd, *self._previous))
         self._previous = span
 
-    def drop(self, fd: int) -> None:
-        """Wait for everything and drop the file from the page cache."""
-        self._pending, self._previous = 0, None
+    def drop(self, fd: int, offset: int = 0, nbytes: int = 0) -> None:
+        """Wait for a range (0 bytes: to the end) and drop it from the page cache."""
         if not self.off:
-            self._check(_io.finish_writeback(fd, 0, 0))
+            self._check(_io.finish_writeback(fd, offset, nbytes))
 
     def _check(self, code: int) -> bool:
         if code in _NOT_SYNCABLE:
@@ -211,10 +210,10 @@ class OutputFile:
                     return
                 buffer, offset = buffer[done:], offset + done
 
-    def drop_cache(self) -> None:
-        """Write everything out and drop it from the page cache."""
+    def drop_cache(self, offset: int = 0, nbytes: int = 0) -> None:
+        """Write that range (0 bytes: to the end) out and drop it from the page cache."""
         with self.translated():
-            self._behind.drop(self.fd)
+            self._behind.drop(self.fd, offset, nbytes)
 
     def resize(self, nbytes: int) -> None:
         """Set the length; what is new reads as zeros."""
