@@ -83,9 +83,9 @@ def ellipses(batch: Batch, radius: Array, circle: Array | None = None, circle_ra
     return Ellipses(shape, np.hstack([np.clip(lo, 0, size), np.clip(hi, 0, size)]), half, outside)
 
 
-def crowded(pixels: Array, masked: Array) -> Array:
-    """Whether a tenth of the pixels or more are masked: 0.1 in float32 is above 0.1, so exactly a tenth is too."""
-    share = np.asarray(masked / np.maximum(pixels, 1.0), np.float32)
+def crowded(pixels: Array, masked: Array, kind: type[np.floating]) -> Array:
+    """Whether over a tenth of the pixels are masked, the share rounded to `kind`: in float32 a tenth is above 0.1."""
+    share = (masked / np.maximum(pixels, 1.0)).astype(kind)
     return np.asarray(share.astype(np.float64) > CROWDED_SHARE)
 
 
@@ -143,7 +143,7 @@ def kron(batch: Batch) -> None:
 
     first = ellipses(batch, np.full(len(batch), FIRST), FIRST * size <= first_px, first_px)
     moment = sum_moment(batch, first)
-    flagged = crowded(moment[:, 2] + moment[:, 3], moment[:, 3])
+    flagged = crowded(moment[:, 2] + moment[:, 3], moment[:, 3], np.float32)
     good = (moment[:, 0] > 0) & (moment[:, 1] > 0)
     mean = moment[:, 0] / np.where(good, moment[:, 1], 1.0)
     radius = np.where(good, np.maximum(factor * mean, least), least).astype(np.float32)
@@ -151,7 +151,7 @@ def kron(batch: Batch) -> None:
     circle = radius * size <= second_px
     second = ellipses(batch, radius, circle, second_px)
     total = sum_flux(batch, second)
-    flagged |= crowded(total[:, 1], total[:, 2])
+    flagged |= crowded(total[:, 1], total[:, 2], np.float64)
     radius[circle | ~(total[:, 0] > 0)] = 0
     flux = total[:, 0]
     magnitudes.fill(
