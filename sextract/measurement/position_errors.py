@@ -1,7 +1,7 @@
 """Errors of the isophotal position: covariance of the barycentre and its ellipse.
 
-The variances are summed by the isophotal analysis (``deblending``), which adds a pixel's own width for singular sources;
-here is the ellipse that follows from them.  Errors of windowed positions are in ``windowed.py``.
+The variances are summed by the isophotal analysis (``deblending``), which adds a pixel's own width for singular
+sources; here is the ellipse that follows from them.  Errors of windowed positions are in ``windowed.py``.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def ellipse(x2: Array, y2: Array, xy: Array) -> tuple[Array, Array, Array]:
     """
     n = len(x2)
     a, b, theta = np.empty(n), np.empty(n), np.empty(n)
-    _moments.ellipses(*(np.ascontiguousarray(m, np.float64) for m in (x2, y2, xy)), a, b, theta)
+    x2, y2, xy = (np.ascontiguousarray(m, np.float64) for m in (x2, y2, xy))
+    _moments.ellipses(x2, y2, xy, a, b, theta)
     return a, b, theta
 
 
@@ -75,7 +76,8 @@ def polarisation(a: Array, b: Array) -> Array:
     """(a² − b²)/(a² + b²) as float32; 0 for a point."""
     a2, b2 = np.square(a, dtype=np.float64), np.square(b, dtype=np.float64)
     both = a2 + b2
-    return np.divide(a2 - b2, both, out=np.zeros(len(both)), where=both > 0).astype(np.float32)
+    ratio: Array = np.divide(a2 - b2, both, out=np.zeros(len(both)), where=both > 0)
+    return ratio.astype(np.float32)
 
 
 @measurement("shape", columns=COLUMNS)

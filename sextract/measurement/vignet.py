@@ -23,7 +23,7 @@ COLUMNS = (
 
 @measurement("vignet", columns=COLUMNS)
 def vignet(batch: Batch) -> None:
-    """Fill VIGNET: float32 (n, height, width) for ``VIGNET(width,height)``, ADU; the source is in pixel [h // 2, w // 2].
+    """Fill VIGNET: float32 (n, h, w) for ``VIGNET(w,h)``, ADU; the barycentre is in pixel [h // 2, w // 2].
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Windowed positions, shapes, errors and fluxes: everything weighted by a Gaussian that follows the source.
 
-The window's sigma is 2/2.35 of the half-light radius (``growth``) and stays; its centre moves by twice the weighted mean
-offset, until that is below 1e-4 pixels, 16 times at most.  Moments and errors refer to the centre before the last step.
-Where they make no sense the isophotal values stand in and FLAGS_WIN says why; fluxes are never replaced.
+The window's sigma is 2/2.35 of the half-light radius (``growth``) and stays; its centre moves by twice the weighted
+mean offset, until that is below 1e-4 pixels, 16 times at most.  Moments and errors refer to the centre before the last
+step.  Where they make no sense the isophotal values stand in and FLAGS_WIN says why; fluxes are never replaced.
 
 Pixels are summed in ``_windowed.pyx``; sky positions are in ``sky.py``.  The LOCAL background isn't taken off, as in
 SExtractor.
@@ -37,6 +37,7 @@ STILL2 = 1e-8
 # A mean offset under a Gaussian weight is about half the true one.
 STEP = 2.0
 SIGMA_PER_HALF_LIGHT = 2.0 / 2.35
+HALF_LIGHT_PER_SIGMA = 1.1774
 # Most centres move less than that: with it in the first stamp later iterations need no new one.
 DRIFT_PX = 2.0
 # Below the determinant of two pixels' own widths, (1/12)², moments get those widths added.
@@ -150,13 +151,16 @@ class Centring:
 
 
 def centre(batch: Batch, sigma: Array) -> Centring:
-    """Move a Gaussian window of `sigma` (float64 (n,), pixels) from the barycentre of each source to its own centre."""
+    """Move a Gaussian window from the barycentre of each source to its own centre.
+
+    `sigma` is float64 (n,), in pixels; one that isn't finite leaves the source where it is, without flux.
+    """
     frame, correct = batch.frame, batch.settings.photometry.mask_type == "CORRECT"
     x, y = batch.sources["x"].copy(), batch.sources["y"].copy()
     sums, iterations = batch.scratch((_windowed.SUMS,)), batch.scratch(dtype=np.int16)
     variance = frame.rms**2
     reach, drift = _windowed.RADIUS * sigma + 1.0, DRIFT_PX
-    active = np.arange(len(batch), dtype=np.int64)
+    active = np.flatnonzero(np.isfinite(sigma)).astype(np.int64)
     for _ in range(MAX_ITERATIONS):
         if not len(active):
             break
@@ -210,7 +214,8 @@ def moments(sources: Array, found: Centring) -> Moments:
     mine = (x2 + thin, y2 + thin, xy, noise[:, 0], noise[:, 1], noise[:, 2])
     isophotal = (sources["x2"], sources["y2"], sources["xy"], *barycentre_covariance(sources))
     good = flags == 0
-    return Moments(*(np.where(good, w, i) for w, i in zip(mine, isophotal, strict=True)), flags.astype(np.int16))
+    x2, y2, xy, errx2, erry2, errxy = (np.where(good, w, i) for w, i in zip(mine, isophotal, strict=True))
+    return Moments(x2, y2, xy, errx2, erry2, errxy, flags.astype(np.int16))
 
 
 def _strayed(sources: Array, found: Centring) -> Array:
@@ -221,14 +226,15 @@ def _strayed(sources: Array, found: Centring) -> Array:
 
 
 def reach(sources: Array, photometry: PhotometrySettings) -> tuple[Array, Array]:
-    """What a Gaussian of the isophotal size needs: its half-light radius is 1.18 sigma."""
-    half = _windowed.RADIUS * SIGMA_PER_HALF_LIGHT * 1.18 * sources["a"].astype(np.float64) + 1.0 + DRIFT_PX
+    """Half-sizes for sources whose light is that of a Gaussian of the isophotal size."""
+    sigma = SIGMA_PER_HALF_LIGHT * HALF_LIGHT_PER_SIGMA * sources["a"].astype(np.float64)
+    half = _windowed.RADIUS * sigma + 1.0 + DRIFT_PX
     return half, half
 
 
 @measurement("windowed", columns=COLUMNS, needs=("growth",), reach=reach)
 def windowed(batch: Batch) -> None:
-    """Fill all WIN columns; positions, moments and their errors float64, ellipses and fluxes float32, pixels and ADU."""
+    """Fill all WIN columns: positions, moments and their variances in float64, the rest in float32, pixels and ADU."""
     s = batch.sources
     found = centre(batch, np.abs(batch["HALF_LIGHT_RADIUS"]).astype(np.float64) * SIGMA_PER_HALF_LIGHT)
     m = moments(s, found)
