@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -35,11 +35,14 @@ _TABLE = re.compile(
 class CompressedSource:
     """A tile-compressed 2-D image (or the first plane of a cube) of a FITS file."""
 
-    def __init__(self, info: ImageInfo, handle: FileHandle, scaling: Scaling, naxis: int) -> None:
+    def __init__(
+        self, info: ImageInfo, handle: FileHandle, scaling: Scaling, naxis: int, tile: tuple[int, int]
+    ) -> None:
         self._info = info
         self._handle = handle
         self._scaling = scaling
         self._naxis = naxis
+        self._tile = tile
         self._pid = -1
         self._file: Any = None
         self._inherited: list[Any] = []
@@ -56,23 +59,23 @@ class CompressedSource:
 
     def read_into(self, box: Box, out: NDArray[np.float32], scratch: NDArray[np.uint8]) -> int:
         """See ``ImageSource.read_into``; the scratch only says how much may be decoded at a time."""
-        h, w = box.shape
-        grid, size = self._info.tile_rows, self._scaling.nbytes
-        columns = min(w, max(len(scratch) // size, 1))
-        rows = max(len(scratch) // (columns * size), 1)
-        bad = y = 0
-        while y < h:
-            n = min(rows, h - y)
-            if rows >= grid and y + n < h:
-                # End on the grid, or a tile is decoded twice.
-                n -= (box.y0 + y + n) % grid
-            for x in range(0, w, columns):
-                m = min(columns, w - x)
-                part = Box(box.y0 + y, box.x0 + x, box.y0 + y + n, box.x0 + x + m)
-                raw = self._decode(part)
-                bad += self._scaling.apply(raw, m * size, out[y : y + n, x : x + m], big=False)
-            y += n
+        rows, columns = self._portion(box.x1 - box.x0, len(scratch) // self._scaling.nbytes)
+        bad = 0
+        for y0, y1 in _cuts(box.y0, box.y1, rows, self._tile[0]):
+            for x0, x1 in _cuts(box.x0, box.x1, columns, self._tile[1]):
+                part = out[y0 - box.y0 : y1 - box.y0, x0 - box.x0 : x1 - box.x0]
+                raw = self._decode(Box(y0, x0, y1, x1))
+                bad += self._scaling.apply(raw, (x1 - x0) * self._scaling.nbytes, part, big=False)
         return bad
+
+    def _portion(self, width: int, room: int) -> tuple[int, int]:
+        """Rows and columns to decode at a time: whole tiles if `room` holds one, else as many pixels as it holds."""
+        high, wide = self._tile
+        if high * min(wide, width) > room:
+            columns = min(width, max(room, 1))
+            return max(room // columns, 1), columns
+        columns = min(room // high, width)
+        return room // columns // high * high, columns if columns == width else columns // wide * wide
 
     def _decode(self, box: Box) -> NDArray[np.uint8]:
         """Stored values of a box, in the machine's order, as bytes."""
@@ -122,6 +125,16 @@ class CompressedSource:
         return {**self.__dict__, "_file": None, "_pid": -1, "_inherited": []}
 
 
+def _cuts(start: int, stop: int, step: int, grid: int) -> Iterator[tuple[int, int]]:
+    """Pieces of at most `step`, which end on the grid where they can, lest a tile be decoded twice."""
+    while start < stop:
+        end = min(start + step, stop)
+        if end < stop and end // grid * grid > start:
+            end = end // grid * grid
+        yield start, end
+        start = end
+
+
 def is_compressed(header: str) -> bool:
     """Whether a header is that of a tile-compressed image."""
     return card_true(header, "ZIMAGE") and (card_value(header, "XTENSION") or "") == "BINTABLE"
@@ -147,13 +160,13 @@ def _describe(hdu: Hdu, handle: FileHandle, where: str) -> Hdu:
         raise InputError(f"{where}: a compressed image of {axes[0]} × {axes[1]} pixels")
     header = image_header(hdu.header, bitpix, axes)
     scaling = scaling_of(header, bitpix, where)
-    tile = [card_integer(hdu.header, "ZTILE1") or axes[0], card_integer(hdu.header, "ZTILE2") or 1]
-    tile = [min(max(t, 1), n) for t, n in zip(tile, axes, strict=False)]
-    across = -(-axes[0] // tile[0]) * tile[0] * tile[1]
+    high = min(max(card_integer(hdu.header, "ZTILE2") or 1, 1), axes[1])
+    wide = min(max(card_integer(hdu.header, "ZTILE1") or axes[0], 1), axes[0])
+    across = -(-axes[0] // wide) * wide * high
     name = hdu.extname if hdu.extname != "COMPRESSED_IMAGE" else ""
 
     def make(info: ImageInfo) -> CompressedSource:
-        return CompressedSource(info, handle, scaling, naxis)
+        return CompressedSource(info, handle, scaling, naxis, (high, wide))
 
     return replace(
         found,
@@ -162,9 +175,9 @@ def _describe(hdu: Hdu, handle: FileHandle, where: str) -> Hdu:
         height=axes[1],
         header=header,
         extname=name,
-        tile_rows=tile[1],
-        # The decoded tiles of one row of them, and as much again while one is being decoded.
-        library_bytes=2 * across * max(scaling.nbytes, 4),
+        tile_rows=high,
+        # The decoded tiles of one row of them; while one is being decoded, its integers and its bytes as well.
+        library_bytes=3 * across * max(scaling.nbytes, 4),
     )
 
 
