@@ -30,8 +30,16 @@ def pixels_of_sextractor(tmp_path, image: str) -> list[np.ndarray]:
         return [hdu.read() for hdu in hdus if hdu.has_data()]
 
 
-@pytest.mark.parametrize(("bitpix", "dtype"), [(8, "u1"), (16, "i2"), (32, "i4"), (-32, "f4"), (-64, "f8")])
-@pytest.mark.parametrize(("scale", "zero"), [(1.0, 0.0), (0.1, 5.3), (1.7e-3, 32768.0)])
+# Beyond this ratio of offset to scale SExtractor's single precision loses whole counts, and ours is meant to differ.
+CASES = [
+    (bitpix, dtype, scale, zero)
+    for bitpix, dtype in ((8, "u1"), (16, "i2"), (32, "i4"), (-32, "f4"), (-64, "f8"))
+    for scale, zero in ((1.0, 0.0), (0.1, 5.3), (1.7e-3, 32768.0))
+    if bitpix != 32 or zero / scale < 2**24
+]
+
+
+@pytest.mark.parametrize(("bitpix", "dtype", "scale", "zero"), CASES)
 def test_values(tmp_path, write, tools, bitpix, dtype, scale, zero):
     rng = np.random.default_rng(2)
     if bitpix > 0:
@@ -41,9 +49,6 @@ def test_values(tmp_path, write, tools, bitpix, dtype, scale, zero):
     else:
         stored = rng.normal(1000, 300, (50, 60)).astype(dtype)
         stored[3, 3:6] = np.nan, np.inf, -np.inf
-    # Beyond that ratio SExtractor's single precision loses whole counts, and ours is meant to differ.
-    if bitpix == 32 and abs(zero / scale) > 2**24:
-        pytest.skip("computed in double on purpose")
     cards = [tools.card("BSCALE", scale), tools.card("BZERO", zero), *([tools.card("BLANK", 7)] if bitpix > 0 else [])]
     path = write(tools.hdu_bytes(stored, bitpix, cards))
     (truth,) = pixels_of_sextractor(tmp_path, path)
