@@ -8,13 +8,15 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.memory_watch import MARK, Watch, processes
+
 ROOT = Path(__file__).resolve().parents[1]
-MARK = "SEXTRACT_TEST_RUN"
 # How long a process may outlive the command that started it; none of ours lives a second without its parent.
 GRACE_S = 1.0
 
@@ -47,27 +49,18 @@ class Outcome:
         Its streams.
     made : frozenset of str
         Files that the current folder has since.
+    peak : int
+        Largest memory of all processes seen, bytes; 0 unless watched.
+    samples : int
+        How often they were looked at.
     """
 
     code: int
     out: str
     err: str
     made: frozenset[str]
-
-
-def processes(mark: str) -> set[int]:
-    """Living processes that carry `mark` in their environment, whoever their parent is by now."""
-    found = set()
-    wanted = f"{MARK}={mark}".encode()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                environment = Path(f"/proc/{name}/environ").read_bytes()
-            except OSError:
-                continue
-            if wanted in environment.split(b"\0"):
-                found.add(int(name))
-    return found
+    peak: int = 0
+    samples: int = 0
 
 
 def alive_after_grace(pids: set[int]) -> set[int]:
@@ -104,11 +97,12 @@ CommandLine = Callable[..., Outcome]
 def cli(tmp_path: Path) -> Iterator[CommandLine]:
     """Runs ``python -m sextract`` in a fresh folder; no process, temporary file or shared memory may be left.
 
-    ``cli("image.fits", "--mem-limit", "512M", timeout=60, cwd=folder)`` gives an `Outcome`.
+    ``cli("image.fits", "--mem-limit", "512M", timeout=60, cwd=folder)`` gives an `Outcome`; with ``watched=True`` the
+    memory of all its processes is sampled meanwhile, which slows it down.
     """
     count = 0
 
-    def run(*args: object, timeout: float = 120.0, cwd: Path | None = None) -> Outcome:
+    def run(*args: object, timeout: float = 120.0, cwd: Path | None = None, watched: bool = False) -> Outcome:
         nonlocal count
         count += 1
         mark = uuid.uuid4().hex
@@ -118,21 +112,19 @@ def cli(tmp_path: Path) -> Iterator[CommandLine]:
         folder.mkdir(exist_ok=True)
         before, shared = set(os.listdir(folder)), shared_memory()
         command = [sys.executable, "-m", "sextract", *map(str, args)]
+        env = environment(mark, scratch)
+        watch = Watch(mark)
         try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=environment(mark, scratch),
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
+            with watch if watched else nullcontext():
+                done = subprocess.run(
+                    command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=False
+                )
         finally:
             left = alive_after_grace(processes(mark))
         assert not left, f"processes left behind: {left}"
         assert not os.listdir(scratch), "temporary files left behind"
         assert shared_memory() <= shared, "shared memory left behind"
-        return Outcome(done.returncode, done.stdout, done.stderr, frozenset(set(os.listdir(folder)) - before))
+        made = frozenset(set(os.listdir(folder)) - before)
+        return Outcome(done.returncode, done.stdout, done.stderr, made, watch.peak, watch.samples)
 
     yield run

@@ -1,0 +1,57 @@
+"""A run stays under its limit: all its processes, sampled from outside while it works."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CommandLine
+from tests.scenes import Field, field
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Field:
+    """A field whose pixels alone are half of the smaller limit."""
+    return field(tmp_path_factory.mktemp("held") / "crowded.fits", 2048, 4000, 2, trail=True)
+
+
+@pytest.mark.parametrize(("limit", "workers"), [("128M", 0), ("128M", 1), ("128M", 2), ("256M", 2), ("512M", 4)])
+def test_all_processes_stay_under_the_limit(crowded: Field, cli: CommandLine, limit: str, workers: int) -> None:
+    done = cli(crowded.path, "--mem-limit", limit, "--workers", workers, "-o", "out.cat", watched=True)
+    assert done.code == 0, done.err
+    assert done.made == {"out.cat"}
+    assert done.samples > 10
+    assert done.peak <= int(limit[:-1]) * MIB
+
+
+def test_the_watch_sees_memory_of_a_child(tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+    import uuid
+
+    from tests.memory_watch import MARK, held, processes
+
+    mark = uuid.uuid4().hex
+    script = (
+        "import mmap, os, sys\n"
+        "private = bytearray(os.urandom(1 << 20) * 40)\n"
+        "fd = os.memfd_create('block'); os.posix_fallocate(fd, 0, 30 << 20)\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, MARK: mark},
+    )
+    assert child.stdin is not None and child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    pids = processes(mark)
+    assert pids == {child.pid}
+    assert 70 * MIB <= held(pids) <= 110 * MIB
+    child.stdin.close()
+    child.stdout.close()
+    assert child.wait() == 0
+    assert processes(mark) == set()
