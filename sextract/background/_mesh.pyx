@@ -6,7 +6,6 @@ from sextract.background._cell cimport (
     MAX_LEVELS, Cell, cut, find_mode, fold_histogram, fold_usable, fold_within, open_cell, scale_levels
 )
 
-CELL_BYTES = sizeof(Cell)
 HISTOGRAM_ENTRIES = MAX_LEVELS + 1
 
 
@@ -43,41 +42,38 @@ def measure_row(
             find_mode(&cell, h, pearson, &back[k], &sigma[k])
 
 
-def open_cells(unsigned char[::1] states):
-    # A fresh state in each CELL_BYTES of `states`.
-    cdef Py_ssize_t k
-    for k in range(states.shape[0] // <Py_ssize_t>sizeof(Cell)):
-        open_cell(<Cell *>&states[k * sizeof(Cell)])
+cdef class Stream:
+    """The statistics of one cell whose rows come in blocks, three times over."""
 
+    cdef Cell cell
 
-def fold_rows(const float[:, :] pixels, unsigned char[::1] state, uint32_t[::1] histogram, int stage):
-    # Fold some rows of one cell: stage 1 all usable pixels, 2 those within the limits, 3 the histogram.
-    cdef Cell *cell = <Cell *>&state[0]
-    cdef Py_ssize_t y, n = pixels.shape[1]
-    if cell.bad or n == 0:
-        return
-    with nogil:
-        for y in range(pixels.shape[0]):
-            if stage == 1:
-                fold_usable(cell, &pixels[y, 0], n)
-            elif stage == 2:
-                fold_within(cell, &pixels[y, 0], n)
-            else:
-                fold_histogram(cell, &histogram[0], &pixels[y, 0], n)
+    def __cinit__(self):
+        open_cell(&self.cell)
 
+    def fold(self, const float[:, :] pixels, int stage, uint32_t[::1] histogram):
+        """Fold rows: stage 1 all usable pixels, 2 those within the limits, 3 the histogram."""
+        cdef Py_ssize_t y, n = pixels.shape[1]
+        if self.cell.bad or n == 0:
+            return
+        with nogil:
+            for y in range(pixels.shape[0]):
+                if stage == 1:
+                    fold_usable(&self.cell, &pixels[y, 0], n)
+                elif stage == 2:
+                    fold_within(&self.cell, &pixels[y, 0], n)
+                else:
+                    fold_histogram(&self.cell, &histogram[0], &pixels[y, 0], n)
 
-def close_stage(unsigned char[::1] state, uint32_t[::1] histogram, int stage, int64_t least):
-    # After stage 1 the limits (a cell with fewer than `least` usable pixels is bad), after stage 2 an empty histogram.
-    cdef Cell *cell = <Cell *>&state[0]
-    if stage == 1:
-        cut(cell, least)
-    else:
-        scale_levels(cell)
-        memset(&histogram[0], 0, histogram.shape[0] * sizeof(uint32_t))
+    def close(self, int stage, int64_t least, uint32_t[::1] histogram):
+        """After stage 1: limits, or bad with fewer than `least` usable pixels; after stage 2: an empty histogram."""
+        if stage == 1:
+            cut(&self.cell, least)
+        elif stage == 2:
+            scale_levels(&self.cell)
+            memset(&histogram[0], 0, histogram.shape[0] * sizeof(uint32_t))
 
-
-def read_mode(unsigned char[::1] state, uint32_t[::1] histogram, double pearson):
-    # Background and sigma after stage 3.
-    cdef float back, sigma
-    find_mode(<Cell *>&state[0], &histogram[0], pearson, &back, &sigma)
-    return back, sigma
+    def mode(self, double pearson, uint32_t[::1] histogram):
+        """Background and sigma, after stage 3."""
+        cdef float back, sigma
+        find_mode(&self.cell, &histogram[0], pearson, &back, &sigma)
+        return back, sigma

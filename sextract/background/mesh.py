@@ -77,9 +77,9 @@ class MeshGrid:
         y0, y1 = self.rows(row_of_cells)
         if self.width * (y1 - y0) <= WHOLE_ROW_PIXELS:
             return 0, 1, y1 - y0
-        lines = max(WHOLE_ROW_PIXELS // self.width, 1)
-        step = (y1 - y0) // lines
-        return step // 2, step, lines
+        most = max(WHOLE_ROW_PIXELS // self.width, 1)
+        step = -(-(y1 - y0) // most)
+        return step // 2, step, (y1 - y0) // step
 
 
 def mesh_grid(width: int, height: int, settings: BackgroundSettings) -> MeshGrid:
@@ -143,3 +143,44 @@ def cell_statistics(
     first, step, lines = grid.limit_lines(row_of_cells)
     histogram = scratch[:SCRATCH_BYTES].view(np.uint32)
     _mesh.measure_row(pixels, grid.cell_width, first, step, lines, grid.pearson, histogram, out_back, out_sigma)
+
+
+class CellStream:
+    """One cell that is too large to be held: its rows come in blocks, from the top, three times over.
+
+    Gives the bits of `cell_statistics`.  For each of the stages 1, 2, 3: `fold` all rows, then `close`; then `mode`.
+
+    Parameters
+    ----------
+    grid : MeshGrid
+    row_of_cells, cell : int
+        Which one: row, and number within the row.
+    scratch : uint8 array
+        `SCRATCH_BYTES` or more, aligned to 4; the cell's own until `mode`.
+    """
+
+    def __init__(self, grid: MeshGrid, row_of_cells: int, cell: int, scratch: NDArray[np.uint8]) -> None:
+        self.rows = grid.rows(row_of_cells)
+        self.columns = grid.columns(cell, cell + 1)
+        self._lines = grid.limit_lines(row_of_cells)
+        self._pearson = grid.pearson
+        self._histogram = scratch[:SCRATCH_BYTES].view(np.uint32)
+        self._stream = _mesh.Stream()
+
+    def fold(self, stage: int, y0: int, pixels: NDArray[np.float32]) -> None:
+        """Fold the image rows from `y0` on: float32 array (rows, `columns` of the cell)."""
+        if stage < 3:
+            first, step, lines = self._lines
+            start = max(self.rows[0] + first, y0 + (self.rows[0] + first - y0) % step)
+            stop = min(self.rows[0] + first + (lines - 1) * step + 1, y0 + len(pixels))
+            pixels = pixels[start - y0 : max(stop - y0, 0) : step]
+        self._stream.fold(pixels, stage, self._histogram)
+
+    def close(self, stage: int) -> None:
+        """End a stage, after all of its rows."""
+        pixels = self._lines[2] * (self.columns[1] - self.columns[0])
+        self._stream.close(stage, (pixels + 1) // 2, self._histogram)
+
+    def mode(self) -> tuple[float, float]:
+        """Background and sigma, ADU; ``records.BAD`` both if less than half of the pixels are usable."""
+        return self._stream.mode(self._pearson, self._histogram)
