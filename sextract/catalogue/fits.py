@@ -210,8 +210,9 @@ class FitsWriter(ClosesItself):
 
     def close(self) -> None:
         """Finish the file and move it in place."""
-        self._write_primary()
-        self._file.commit()
+        if not self._file.done:
+            self._write_primary()
+            self._file.commit()
 
     def abort(self) -> None:
         """Remove what was written."""

@@ -89,7 +89,7 @@ class OutputFile:
     """A file that appears under its name only when `commit` is called.
 
     A pipe or a device is written directly.  The object may cross a fork or be pickled: each process opens the temporary
-    file itself; only the process that made it may `finish`, `commit` or `abort` it.
+    file itself, and one of them calls `commit` when all have written.
 
     Parameters
     ----------
@@ -111,7 +111,9 @@ class OutputFile:
         self.option = option
         self.direct = False
         self.temporary = ""
+        self.target = path
         self.appended = 0
+        self.done = False
         self._fd = -1
         self._pid = os.getpid()
         self._behind = WriteBehind()
@@ -119,7 +121,7 @@ class OutputFile:
             self._open(seekable)
 
     def _open(self, seekable: bool) -> None:
-        target = os.path.realpath(self.path)
+        self.target = os.path.realpath(self.path)
         try:
             mode = os.stat(self.path).st_mode
         except FileNotFoundError:
@@ -138,10 +140,10 @@ class OutputFile:
             self.direct, self.temporary = True, self.path
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
             return
-        folder, name = os.path.split(target)
+        folder, name = os.path.split(self.target)
         for attempt in range(1000):
             # A run that was killed may have left this very name behind.
-            self.temporary = os.path.join(folder, f".{name[:200]}.{self._pid}-{attempt}.part")
+            self.temporary = os.path.join(folder, f".{name[:50]}.{self._pid}-{attempt}.part")
             try:
                 self._fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 return
@@ -201,7 +203,10 @@ class OutputFile:
             self._behind.written(self.fd, offset, last, nbytes)
 
     def pread(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from an absolute position; what lies beyond the end reads as zeros."""
+        """Fill `buffer` from an absolute position; what lies beyond the end, or is in a device, reads as zeros."""
+        if self.direct:
+            buffer[:] = bytes(len(buffer))
+            return
         with self.translated():
             while len(buffer):
                 done = os.preadv(self.fd, [buffer], offset)
@@ -230,24 +235,26 @@ class OutputFile:
 
     def commit(self) -> None:
         """Finish, and move the file in place."""
-        if self._fd < 0:
+        if self.done:
             return
         self.finish()
         with self.translated():
-            os.close(self._fd)
-            self._fd = -1
             if not self.direct:
-                target = os.path.realpath(self.path)
-                os.replace(self.temporary, target)
-                _sync_folder(os.path.dirname(target))
+                os.replace(self.temporary, self.target)
+                _sync_folder(os.path.dirname(self.target))
+            self._close()
+
+    def _close(self) -> None:
+        self.done = True
+        if self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
 
     def abort(self) -> None:
         """Remove the temporary file; nothing happens after `commit`."""
-        if self._fd < 0:
+        if self.done:
             return
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-        self._fd = -1
+        self._close()
         if not self.direct:
             with contextlib.suppress(OSError):
                 os.unlink(self.temporary)
@@ -257,7 +264,8 @@ class StandardOutput(OutputFile):
     """The same for standard output: bytes go out as they come, there is nothing to move or to remove."""
 
     def __init__(self, option: str) -> None:
-        self.path, self.option, self.direct, self.temporary, self.appended = "STDOUT", option, True, "", 0
+        self.path, self.option, self.target, self.temporary = "STDOUT", option, "STDOUT", ""
+        self.direct, self.appended, self.done = True, 0, False
         self._behind = WriteBehind()
         self._fd, self._pid = 1, os.getpid()
 
