@@ -213,7 +213,7 @@ def add_trail(row: NDArray[np.float64], y: int, recipe: Recipe) -> None:
         row[left:right] += 8.0 * recipe.noise * np.exp(-0.5 * (distance / sigma) ** 2)
 
 
-def render(recipe: Recipe, table: NDArray[Any], band_rows: int = 128) -> Iterator[NDArray[np.float64]]:
+def render(recipe: Recipe, table: NDArray[Any], band_rows: int = 32) -> Iterator[NDArray[np.float64]]:
     """Bands of the image in ADU, from the bottom; every pixel is the same whatever `band_rows`.
 
     Each source is drawn once and whole, when its first row comes up, so a band looks ahead by the tallest stamp.
@@ -234,7 +234,9 @@ def render(recipe: Recipe, table: NDArray[Any], band_rows: int = 128) -> Iterato
         for i in range(count):
             band[i] = exposed(rows[i], y0 + i, extension, recipe)
         yield band
-        rows[:ahead] = rows[band_rows:]
+        # Row by row, so that the shift needs no second buffer.
+        for i in range(ahead):
+            rows[i] = rows[i + band_rows]
         rows[ahead:] = 0.0
 
 
@@ -328,7 +330,7 @@ def make_field(
     bitpix: int = -32,
     extensions: int = 0,
     empty: tuple[int, ...] = (),
-    band_rows: int = 128,
+    band_rows: int = 32,
 ) -> NDArray[Any]:
     """Writes a field and returns its truth list.
 
@@ -387,7 +389,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--empty", type=int, action="append", default=[], metavar="K", help="extension K has no sources")
     p.add_argument("--fwhm", type=float, default=2.9, help="seeing in pixels (default 2.9)")
     p.add_argument("--truth", metavar="FILE", help="truth list, .fits or .csv (default OUT.truth.fits)")
-    p.add_argument("--band-rows", type=int, default=128, help="rows held at a time (default 128)")
+    p.add_argument("--band-rows", type=int, default=32, help="rows held at a time (default 32)")
     return p
 
 

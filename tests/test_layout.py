@@ -1,4 +1,4 @@
-"""The rooms of the package meet as ``docs/internals.md`` says: imports point one way, start-up is light, modules short."""
+"""Rooms meet as ``docs/internals.md`` says: imports point one way, start-up is light, modules stay short."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PACKAGE = Path(sextract.__file__).parent
 # Each may import what stands before it, and itself.
 ORDER = (
     ("errors", "records", "registry", "_version"),
-    ("config",),
     ("log",),
+    ("config",),
     ("reading",),
     ("memory",),
     ("background",),
@@ -28,6 +28,7 @@ ORDER = (
     ("catalogue",),
     ("checkimage",),
     ("execution",),
+    ("stages",),
     ("pipeline",),
     ("api",),
     ("cli",),
