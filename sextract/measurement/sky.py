@@ -1,0 +1,309 @@
+"""Positions on the sky (WORLD, SKY, J2000) of barycentres, peaks and windowed centres, by the image's own WCS.
+
+World coordinates come from astropy.wcs, which is imported only where it is used, with what SExtractor's users expect on
+top: TAN with PVi_j is read as TPV, galactic, supergalactic and ecliptic coordinates are turned to equatorial ones, and
+J2000 follows RADESYS and EQUINOX.  Without celestial axes X_WORLD and Y_WORLD are the linear transform and the rest is
+NaN; `lacks_celestial` tells beforehand, so that a run can say so once.
+
+It knows no shapes or position angles on the sky, no B1950.
+
+References
+----------
+Calabretta & Greisen 2002 (A&A 395, 1077); Lieske et al. 1977 (A&A 58, 1) for precession, as in SExtractor.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.errors import InputError
+from sextract.measurement.measure import Batch, measurement
+from sextract.records import Column
+
+Array = NDArray[Any]
+
+CARD = 80
+# astropy makes a dozen arrays of what it is given: this keeps each under 64 KiB.
+CHUNK_ROWS = 2048
+# Obliquity of the ecliptic at J2000 (IAU 1976), arcsec.
+OBLIQUITY = 84381.448
+J2000 = 2000.0
+JD_J2000 = 2451545.0
+DAYS_PER_YEAR = 365.25
+
+CELESTIAL = re.compile(r"(RA--|DEC-|[A-Z]LON|[A-Z]LAT|[A-Z]{2}L[NT])-")
+DISTORTION = re.compile(r"PV[12]_\d+ *=")
+SIP = re.compile(r"[AB]_ORDER *=|CTYPE[12] *= *'[^']*-SIP")
+PLATE = re.compile(r"AMDX1 +=")
+TAN = re.compile(r"(CTYPE[12] *= *'[^']*-)TAN( *')")
+
+BARYCENTRE = (
+    Column("X_WORLD", "f8", "deg", "E18.10", "Barycenter position along world x axis", "pos.eq.ra", stage="table"),
+    Column("Y_WORLD", "f8", "deg", "E18.10", "Barycenter position along world y axis", "pos.eq.dec", stage="table"),
+    Column(
+        "ALPHA_SKY", "f8", "deg", "F11.7", "Right ascension of barycenter (native)",
+        "pos.eq.ra;pos.barycenter", stage="table",
+    ),
+    Column(
+        "DELTA_SKY", "f8", "deg", "F11.7", "Declination of barycenter (native)",
+        "pos.eq.dec;pos.barycenter", stage="table",
+    ),
+    Column(
+        "ALPHA_J2000", "f8", "deg", "F11.7", "Right ascension of barycenter (J2000)",
+        "pos.eq.ra;pos.barycenter;meta.main", stage="table",
+    ),
+    Column(
+        "DELTA_J2000", "f8", "deg", "F11.7", "Declination of barycenter (J2000)",
+        "pos.eq.dec;pos.barycenter;meta.main", stage="table",
+    ),
+)
+
+PEAK = (
+    Column(
+        "XPEAK_WORLD", "f8", "deg", "E18.10", "World-x coordinate of the brightest pixel",
+        "pos.eq.ra", stage="table",
+    ),
+    Column(
+        "YPEAK_WORLD", "f8", "deg", "E18.10", "World-y coordinate of the brightest pixel",
+        "pos.eq.dec", stage="table",
+    ),
+    Column(
+        "ALPHAPEAK_SKY", "f8", "deg", "F11.7", "Right ascension of brightest pix (native)",
+        "pos.eq.ra", stage="table",
+    ),
+    Column("DELTAPEAK_SKY", "f8", "deg", "F11.7", "Declination of brightest pix (native)", "pos.eq.dec", stage="table"),
+    Column(
+        "ALPHAPEAK_J2000", "f8", "deg", "F11.7", "Right ascension of brightest pix (J2000)",
+        "pos.eq.ra", stage="table",
+    ),
+    Column(
+        "DELTAPEAK_J2000", "f8", "deg", "F11.7", "Declination of brightest pix (J2000)",
+        "pos.eq.dec", stage="table",
+    ),
+)
+
+WINDOWED = (
+    Column("XWIN_WORLD", "f8", "deg", "E18.10", "Windowed position along world x axis", "pos.eq.ra", stage="table"),
+    Column("YWIN_WORLD", "f8", "deg", "E18.10", "Windowed position along world y axis", "pos.eq.dec", stage="table"),
+    Column("ALPHAWIN_SKY", "f8", "deg", "F11.7", "Windowed right ascension  (native)", "pos.eq.ra", stage="table"),
+    Column("DELTAWIN_SKY", "f8", "deg", "F11.7", "Windowed declination (native)", "pos.eq.dec", stage="table"),
+    Column("ALPHAWIN_J2000", "f8", "deg", "F11.7", "Windowed right ascension (J2000)", "pos.eq.ra", stage="table"),
+    Column("DELTAWIN_J2000", "f8", "deg", "F11.7", "windowed declination (J2000)", "pos.eq.dec", stage="table"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sky:
+    """Where pixels of one image are.
+
+    Attributes
+    ----------
+    world : callable
+        ``world(x, y)``: FITS pixel positions, float64 (n,), to coordinates (n, 2) in the order of the axes, degrees.
+    longitude : int
+        Axis that holds the longitude, 0 or 1; -1 without celestial axes.
+    equatorial : callable or None
+        Turns longitudes and latitudes of the WCS to equatorial ones; None if they are.
+    j2000 : callable or None
+        Turns equatorial coordinates to J2000; None if they are.
+    """
+
+    world: Callable[[Array, Array], Array]
+    longitude: int
+    equatorial: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    j2000: Callable[[Array, Array], tuple[Array, Array]] | None = None
+
+
+def lacks_celestial(header: str) -> bool:
+    """Whether a header (80-column cards) has neither a longitude and a latitude nor a plate solution (DSS)."""
+    text = "\n".join(_cards(header))
+    types = dict(re.findall(r"CTYPE([12])\s*=\s*'([^']*)'", text))
+    return not PLATE.search(text) and not all(CELESTIAL.match(types.get(axis, "")) for axis in "12")
+
+
+def _cards(header: str) -> list[str]:
+    """Cards with a value and a plain keyword: those a WCS is made of."""
+    cards = (header[i : i + CARD] for i in range(0, len(header), CARD))
+    return [card for card in cards if re.match(r"[A-Z0-9_-]{1,8} *= ", card)]
+
+
+def wcs_cards(header: str) -> list[str]:
+    """Cards for astropy: TAN with polynomial coefficients, as SCAMP and SWarp wrote it, becomes TPV.
+
+    A reference pixel that isn't given is the first one, as in SExtractor (FITS says 0).
+    """
+    cards = _cards(header)
+    if not any(PLATE.match(c) for c in cards):
+        given = {card[:8].rstrip() for card in cards}
+        cards += [f"{key:8}= {1.0:20}".ljust(CARD) for key in ("CRPIX1", "CRPIX2") if key not in given]
+    if any(DISTORTION.match(c) for c in cards) and not any(SIP.match(c) for c in cards):
+        cards = [TAN.sub(r"\1TPV\2", card) for card in cards]
+    return cards
+
+
+@lru_cache(maxsize=2)
+def read_sky(header: str) -> Sky:
+    """The WCS of a header.
+
+    Raises
+    ------
+    InputError
+        Its keywords don't make a WCS.
+    """
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS
+
+    with warnings.catch_warnings():
+        # Old keywords that astropy mends on the way; what it can't mend is an error.
+        warnings.simplefilter("ignore")
+        try:
+            wcs = WCS(Header.fromstring("".join(wcs_cards(header))), naxis=2)
+            wcs.wcs.set()
+        except Exception as exc:
+            reason = str(exc).strip().splitlines()[-1:] or [type(exc).__name__]
+            raise InputError(
+                f"the header's WCS can't be used: {reason[0]}; mend its keywords (CTYPE, CRVAL, CD, PV) or ask for no "
+                "sky coordinates"
+            ) from exc
+
+    def world(x: Array, y: Array) -> Array:
+        return np.column_stack(wcs.all_pix2world(x, y, 1))
+
+    if not wcs.has_celestial:
+        return Sky(world, -1)
+    system = wcs.wcs.ctype[wcs.wcs.lng][:4]
+    return Sky(world, wcs.wcs.lng, _to_equatorial(system), _to_j2000(system, wcs.wcs.radesys, wcs.wcs.equinox))
+
+
+def _to_equatorial(system: str) -> Callable[[Array, Array], tuple[Array, Array]] | None:
+    """How coordinates of a system, ``GLON`` and so on, become equatorial."""
+    from astropy.coordinates import Galactic, Supergalactic
+
+    if system == "ELON":
+        angle = np.deg2rad(OBLIQUITY / 3600.0)
+        c, s = np.cos(angle), np.sin(angle)
+        matrix = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+        return lambda lon, lat: rotate(matrix, lon, lat)
+    frames = {"GLON": Galactic, "SLON": Supergalactic}
+    return _through_astropy(frames[system]()) if system in frames else None
+
+
+def _to_j2000(system: str, radesys: str, equinox: float) -> Callable[[Array, Array], tuple[Array, Array]] | None:
+    """How equatorial coordinates of that reference system and equinox become J2000; ICRS is taken for it."""
+    from astropy.coordinates import FK4
+
+    if system != "RA--" or radesys not in ("FK4", "FK4-NO-E", "FK5") or not np.isfinite(equinox):
+        return None
+    if radesys != "FK5":
+        return _through_astropy(FK4(equinox=f"B{equinox}"))
+    if equinox == J2000:
+        return None
+    matrix = precession(equinox)
+    return lambda lon, lat: rotate(matrix, lon, lat)
+
+
+def _through_astropy(frame: Any) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """A conversion to J2000 by astropy's frames."""
+    from astropy import units
+    from astropy.coordinates import FK5, SkyCoord
+
+    def convert(lon: Array, lat: Array) -> tuple[Array, Array]:
+        place = SkyCoord(lon * units.deg, lat * units.deg, frame=frame).transform_to(FK5(equinox="J2000"))
+        return place.ra.deg, place.dec.deg
+
+    return convert
+
+
+def precession(equinox: float) -> Array:
+    """Rotation (3, 3) from the equator and equinox of a Julian epoch to J2000, IAU 1976."""
+    from erfa import prec76
+
+    zeta, z, theta = prec76(JD_J2000 + (equinox - J2000) * DAYS_PER_YEAR, 0.0, JD_J2000, 0.0)
+    return _about_z(-z) @ _about_y(theta) @ _about_z(-zeta)
+
+
+def _about_z(angle: float) -> Array:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+
+
+def _about_y(angle: float) -> Array:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+
+
+def rotate(matrix: Array, lon: Array, lat: Array) -> tuple[Array, Array]:
+    """Longitudes (0 to 360) and latitudes, degrees, in a rotated system."""
+    lon, lat = np.deg2rad(lon), np.deg2rad(lat)
+    vector = np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)
+    x, y, z = (row[0] * vector[0] + row[1] * vector[1] + row[2] * vector[2] for row in matrix)
+    return np.rad2deg(np.arctan2(y, x)) % 360.0, np.rad2deg(np.arctan2(z, np.hypot(x, y)))
+
+
+def locate(header: str, x: Array, y: Array) -> Array:
+    """Sky positions of pixels.
+
+    Parameters
+    ----------
+    header : str
+        80-column cards.
+    x, y : arrays (n,)
+        FITS pixel positions (the first is 1).
+
+    Returns
+    -------
+    float64 array (n, 6), degrees
+        WORLD (two, in the order of the axes, equatorial), SKY (alpha, delta) and J2000 (alpha, delta); NaN where the
+        projection has no such place, and in the last four without celestial axes.
+    """
+    sky = read_sky(header)
+    out = np.full((len(x), 6), np.nan)
+    for start in range(0, len(x), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
+        out[part] = _locate(sky, np.asarray(x[part], np.float64), np.asarray(y[part], np.float64))
+    return out
+
+
+def _locate(sky: Sky, x: Array, y: Array) -> Array:
+    out = np.full((len(x), 6), np.nan)
+    out[:, :2] = sky.world(x, y)
+    if sky.longitude < 0:
+        return out
+    alpha, delta = out[:, sky.longitude] % 360.0, out[:, 1 - sky.longitude].copy()
+    if sky.equatorial is not None:
+        alpha, delta = sky.equatorial(alpha, delta)
+    out[:, sky.longitude], out[:, 1 - sky.longitude] = alpha, delta
+    out[:, 2], out[:, 3] = alpha, delta
+    out[:, 4], out[:, 5] = (alpha, delta) if sky.j2000 is None else sky.j2000(alpha, delta)
+    return out
+
+
+def _fill(batch: Batch, columns: tuple[Column, ...], x: Array, y: Array) -> None:
+    for column, values in zip(columns, locate(batch.frame.header, x, y).T, strict=True):
+        batch[column.name] = np.ascontiguousarray(values)
+
+
+@measurement("sky", columns=BARYCENTRE, needs=("positions",), stage="table")
+def sky(batch: Batch) -> None:
+    """Fill the barycentre's positions, float64 degrees; from X_IMAGE_DBL and Y_IMAGE_DBL."""
+    _fill(batch, BARYCENTRE, batch["X_IMAGE_DBL"], batch["Y_IMAGE_DBL"])
+
+
+@measurement("sky_peak", columns=PEAK, needs=("positions",), stage="table")
+def sky_peak(batch: Batch) -> None:
+    """Fill the peak's positions, float64 degrees; from XPEAK_IMAGE and YPEAK_IMAGE."""
+    _fill(batch, PEAK, batch["XPEAK_IMAGE"], batch["YPEAK_IMAGE"])
+
+
+@measurement("sky_windowed", columns=WINDOWED, needs=("windowed",), stage="table")
+def sky_windowed(batch: Batch) -> None:
+    """Fill the windowed centre's positions, float64 degrees; from XWIN_IMAGE and YWIN_IMAGE."""
+    _fill(batch, WINDOWED, batch["XWIN_IMAGE"], batch["YWIN_IMAGE"])
