@@ -82,6 +82,11 @@ cdef class Components:
         return self.state.nclosed, self.state.closed_pieces, self.state.closed_npix
 
     @property
+    def first_closed_row(self):
+        """Line on which the oldest closed component closed; −1 if there is none."""
+        return self.state.components[self.state.closed].ymax + 1 if self.state.nclosed else -1
+
+    @property
     def free(self):
         """Free pieces and free components."""
         return self.state.npieces_free, self.state.ncomponents_free

@@ -1,0 +1,116 @@
+"""Where the pixels of a batch's stamps come from: tiles held in the slab, or the file, with the masks of each source.
+
+A pixel that the scan found above the threshold is masked unless it is the source's own or CLEAN freed it.  What counts as
+bad in a stamp, and what a measurement makes of it, is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.measurement import _stamps
+from sextract.records import FRAGMENT, Box
+
+# Fills an array with the background-subtracted pixels of a box, from the file.
+Load = Callable[[Box, NDArray[np.float32]], int]
+
+
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """How a frame is cut into tiles, and the halo that a tile's block has beyond it (cut to the frame)."""
+
+    width: int
+    height: int
+    rows: int
+    columns: int
+    halo_y: int
+    halo_x: int
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row of tiles."""
+        return -(-self.width // self.columns)
+
+    @property
+    def down(self) -> int:
+        """Rows of tiles."""
+        return -(-self.height // self.rows)
+
+    def tile(self, ty: int, tx: int) -> Box:
+        """The tile without its halo."""
+        y, x = ty * self.rows, tx * self.columns
+        return Box(y, x, min(y + self.rows, self.height), min(x + self.columns, self.width))
+
+    def block(self, ty: int, tx: int) -> Box:
+        """The tile with its halo."""
+        return self.tile(ty, tx).grown(self.halo_y, self.halo_x, self.height, self.width)
+
+
+@dataclass(slots=True)
+class StampCutter:
+    """Cuts stamps for a batch (`measure.Cutter`).
+
+    Attributes
+    ----------
+    grid : TileGrid
+    slab, floats : uint8 and float32 arrays
+        The whole slab.
+    tiles, runs : int64 arrays (tiles,)
+        Index of each tile's block in `floats` (−1: not held), byte offset of its runs (−1: nothing to hide).
+    sources : SOURCE array
+        ``fragments`` is a byte offset in the slab.
+    freed : FRAGMENT array
+        Pixels of sources that CLEAN removed.
+    load : callable
+        For what no tile holds.
+    mask : uint8 array
+        Scratch, as long as the largest stamp.
+    final_row : int
+        Rows below it have final masks.
+    masking : bool
+        MASK_TYPE isn't NONE.
+    """
+
+    grid: TileGrid
+    slab: NDArray[np.uint8]
+    floats: NDArray[np.float32]
+    tiles: NDArray[np.int64]
+    runs: NDArray[np.int64]
+    sources: NDArray[Any]
+    freed: NDArray[Any]
+    load: Load
+    mask: NDArray[np.uint8]
+    final_row: int
+    masking: bool
+
+    def pixels(self, box: Box, out: NDArray[np.float32]) -> None:
+        """Pixels of a box without any mask."""
+        g = self.grid
+        if not _stamps.copy_held(
+            self.floats, self.tiles, g.height, g.width, g.rows, g.columns, g.halo_y, g.halo_x, box.y0, box.x0, out
+        ):
+            self.load(box, out)
+
+    def cut(self, source: int, box: Box, out: NDArray[np.float32]) -> None:
+        """See `measure.Cutter`."""
+        if box.size == 0:
+            return
+        self.pixels(box, out)
+        if self.masking:
+            s = self.sources[source]
+            first, n = int(s["fragments"]), int(s["nfragments"])
+            own = self.slab[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
+            g = self.grid
+            _stamps.hide(out, box.y0, box.x0, self.slab, self.runs, g.width, g.rows, g.columns, own, self._freed(box), self.mask)
+
+    def _freed(self, box: Box) -> NDArray[Any]:
+        """Freed pixels in the rows of a box; `freed` is sorted by row."""
+        if not len(self.freed):
+            return self.freed
+        a, b = np.searchsorted(self.freed["y"], (box.y0, box.y1))
+        return self.freed[a:b]

@@ -1,0 +1,426 @@
+"""The worker's side of a run: one handler per kind of task.
+
+A task names blocks of the slab and says what to do; it writes into its own block alone and answers with a few integers, so
+that it can be repeated.  Which task comes when is ``pipeline.py``.  All integers are int64, little-endian, in the order
+that each method unpacks.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, cell_statistics
+from sextract.background.surface import Background
+from sextract.checkimage.apertures import ApertureImage, circles, ellipses
+from sextract.checkimage.checkimage import CheckImages
+from sextract.config.settings import Settings
+from sextract.deblending import _deblend
+from sextract.detection import _scan
+from sextract.measurement.measure import MEASUREMENTS, Batch, NeedRows
+from sextract.measurement.stamps import StampCutter, TileGrid
+from sextract.memory.slab import Slab
+from sextract.reading.source import ImageSource
+from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
+
+# A source that was eaten: where its fragments are, and the NUMBER of its eater.
+EATEN = np.dtype([("fragments", "<i8"), ("nfragments", "<i8"), ("number", "<i8")])
+
+APERTURE_COLUMNS = ("FLUX_APER", "FLUXERR_APER", "MAG_APER", "MAGERR_APER")
+
+NO_TAPS = np.zeros((0, 0), np.float32)
+
+# Part of a worker's scratch that reading and the background surface use, beside the rows of nodes.
+READ_BYTES = 256 * 1024
+
+
+class Kind(IntEnum):
+    """Kinds of tasks."""
+
+    SETUP = 0
+    MESH = 1
+    SCAN = 2
+    DEBLEND = 3
+    MEASURE = 4
+    TABLE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What workers must know of an extension; sent again, with the frame, when the background is known."""
+
+    extension: int
+    mesh: MeshGrid
+    maps: BlockRef
+    tiles: TileGrid
+    scratch: tuple[BlockRef, ...]
+    frame: Frame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What families run, and the layout of a row on its way through the workers."""
+
+    batch: tuple[str, ...]
+    table: tuple[str, ...]
+    row: np.dtype[Any]
+    dims: Mapping[str, tuple[int, ...]]
+
+
+def pack(*values: int | Sequence[int] | NDArray[Any]) -> bytes:
+    """Integers and arrays of integers, one after the other."""
+    return b"".join(np.asarray(v, np.int64).tobytes() for v in values)
+
+
+def runs_block_bytes(rows: int, nruns: int) -> int:
+    """Size of a tile's runs in the slab: row starts, runs."""
+    return 4 * (rows + 1) + RUN.itemsize * nruns
+
+
+def runs_views(slab: NDArray[np.uint8], offset: int, rows: int, nbytes: int) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    """Row starts and runs of a tile."""
+    head = 4 * (rows + 1)
+    room = (nbytes - head) // RUN.itemsize
+    return slab[offset : offset + head].view(np.int32), slab[offset + head : offset + head + room * RUN.itemsize].view(RUN)
+
+
+class Stages:
+    """Does the tasks of one worker.
+
+    Parameters
+    ----------
+    slot : int
+        The worker's; its scratch goes by it.
+    slab : Slab
+    images : sequence of ImageSource
+    settings : Settings
+    plan : Plan
+    checks : CheckImages
+    """
+
+    def __init__(
+        self, slot: int, slab: Slab, images: Sequence[ImageSource], settings: Settings, plan: Plan, checks: CheckImages
+    ) -> None:
+        self.slot, self.slab, self.images, self.settings, self.plan, self.checks = slot, slab, images, settings, plan, checks
+        self.bytes = np.frombuffer(slab.bytes_view(0, slab.capacity), np.uint8)
+        self.floats = self.bytes[: len(self.bytes) // 4 * 4].view(np.float32)
+        kernel = settings.detection.kernel
+        self.taps = NO_TAPS if kernel is None else kernel
+        self.planes = checks.stage("tile")
+        self.handlers: dict[int, Callable[[bytes], bytes]] = {
+            Kind.SETUP: self.setup,
+            Kind.MESH: self.mesh,
+            Kind.SCAN: self.scan,
+            Kind.DEBLEND: self.deblend,
+            Kind.MEASURE: self.measure,
+            Kind.TABLE: self.table,
+        }
+
+    def __call__(self, kind: int, payload: bytes) -> bytes:
+        return self.handlers[kind](payload)
+
+    def setup(self, payload: bytes) -> bytes:
+        """Begin an extension, or learn its frame."""
+        s: Setup = pickle.loads(payload)
+        self.extension, self.frame, self.tiles = s.extension, s.frame, s.tiles
+        self.image = self.images[s.extension]
+        self.background = Background.on(self._bytes(s.maps), s.mesh)
+        scratch = self._bytes(s.scratch[self.slot])
+        self.reading, self.scratch = scratch[: self._reading_bytes(s.mesh)], scratch[self._reading_bytes(s.mesh) :]
+        ntiles = s.tiles.across * s.tiles.down
+        self.held, self.runs = np.full(ntiles, -1, np.int64), np.full(ntiles, -1, np.int64)
+        if s.frame is not None:
+            self._start_deblending(s.frame)
+        return b""
+
+    @staticmethod
+    def _reading_bytes(mesh: MeshGrid) -> int:
+        return READ_BYTES + -(-Background.scratch_bytes(mesh) // 4096) * 4096
+
+    def _bytes(self, ref: BlockRef) -> NDArray[np.uint8]:
+        return self.bytes[ref[0] : ref[0] + ref[1]]
+
+    def _start_deblending(self, frame: Frame) -> None:
+        d, b, grid = self.settings.detection, self.settings.deblending, self.background.grid
+        self.deblender = _deblend.Deblender(
+            frame.ext_number, frame.width, frame.height, self.taps, b.nthresh, b.mincont, d.minarea, d.maxarea,
+            frame.threshold, frame.analysis_threshold, frame.rms, frame.gain, frame.saturation,
+            self.background.back, grid.cell_width, grid.cell_height,
+        )  # fmt: skip
+
+    def load(self, box: Box, out: NDArray[np.float32]) -> int:
+        """Background-subtracted pixels of a box, from the file; the number of bad ones."""
+        bad = self.image.read_into(box, out, self.reading)
+        self.background.subtract(box, out, self.reading)
+        return bad
+
+    def mesh(self, payload: bytes) -> bytes:
+        """Statistics of background cells [i0, i1) in rows of cells [j0, j1); the number of bad pixels."""
+        j0, j1, i0, i1 = np.frombuffer(payload, np.int64).tolist()
+        grid, bad = self.background.grid, 0
+        x0, x1 = grid.columns(i0, i1)
+        for j in range(j0, j1):
+            y0, y1 = grid.rows(j)
+            pixels = self.scratch[SCRATCH_BYTES : SCRATCH_BYTES + 4 * (y1 - y0) * (x1 - x0)].view(np.float32).reshape(y1 - y0, x1 - x0)
+            bad += self.image.read_into(Box(y0, x0, y1, x1), pixels, self.reading)
+            out = self.background.back[j, i0:i1], self.background.sigma[j, i0:i1]
+            cell_statistics(pixels, grid, j, *out, self.scratch[:SCRATCH_BYTES])
+        return pack(bad)
+
+    def scan(self, payload: bytes) -> bytes:
+        """Load a tile (unless `done` rows were scanned before, or only loading is asked for) and find its runs.
+
+        Answers with the rows done and the runs found.
+        """
+        ty, tx, block_at, runs_at, runs_bytes, done, bad = np.frombuffer(payload, np.int64).tolist()
+        tile, box = self.tiles.tile(ty, tx), self.tiles.block(ty, tx)
+        block = self.floats[block_at // 4 : block_at // 4 + box.size].reshape(box.shape)
+        if done == 0:
+            bad = self.load(box, block)
+        if runs_bytes == 0:
+            return pack(0, 0, bad)
+        rows, columns = tile.shape
+        start, runs = runs_views(self.bytes, runs_at, self.tiles.rows, runs_bytes)
+        line = self.scratch[: 4 * columns].view(np.float32)
+        assert self.frame is not None
+        y, x = tile.y0 - box.y0, tile.x0 - box.x0
+        before = done
+        done = _scan.scan(
+            block, self.taps, y, x, y + rows, x + columns, tile.x0, self.frame.threshold, bad > 0, line, start, runs, done
+        )
+        if before == 0 and self.planes:
+            self._write_planes(tile, block, y, x, bad > 0)
+        return pack(done, int(start[done]), bad)
+
+    def _write_planes(self, tile: Box, block: NDArray[np.float32], y: int, x: int, guard: bool) -> None:
+        """Check-images that are a function of the tile alone, a few rows at a time."""
+        rows, columns = tile.shape
+        step = max(len(self.scratch) // (4 * columns), 1)
+        for first in range(0, rows, step):
+            n = min(step, rows - first)
+            out = self.scratch[: 4 * n * columns].view(np.float32).reshape(n, columns)
+            box = Box(tile.y0 + first, tile.x0, tile.y0 + first + n, tile.x0 + columns)
+            part = TilePlanes(self, box, block, y + first, x, guard)
+            for kind, image in self.planes:
+                assert kind.render is not None
+                kind.render(part, out)
+                image.write_box(self.extension, box, out)
+
+    def _hold(self, pairs: NDArray[np.int64]) -> None:
+        """Take note of the tiles that this task may read: index, byte offset."""
+        self.held[:] = -1
+        self.held[pairs[:, 0]] = pairs[:, 1] // 4
+
+    def deblend(self, payload: bytes) -> bytes:
+        """Split footprints `first` … into sources.
+
+        Answers with the next footprint, why it stopped (`_deblend` codes), sources, fragments, and scratch needed.
+        """
+        head = np.frombuffer(payload, np.int64)
+        nfoot, foot_at, frag_at, nfrag, first, out_at, most_pieces, most_sources, big_at, big_bytes = head[:10].tolist()
+        self._hold(head[10:].reshape(-1, 2))
+        footprints = self.bytes[foot_at : foot_at + nfoot * FOOTPRINT.itemsize].view(FOOTPRINT)
+        fragments = self.bytes[frag_at : frag_at + nfrag * FRAGMENT.itemsize].view(FRAGMENT)
+        sources_at = out_at + most_pieces * FRAGMENT.itemsize
+        pieces = self.bytes[out_at:sources_at].view(FRAGMENT)
+        sources = self.bytes[sources_at : sources_at + most_sources * SOURCE.itemsize].view(SOURCE)
+        work = self.bytes[big_at : big_at + big_bytes] if big_bytes else self.scratch
+        strip_bytes = self._strip_bytes()
+        strip, work = work[:strip_bytes].view(np.float32), work[strip_bytes:]
+        g, d = self.tiles, self.deblender
+        d.begin(footprints, fragments, work, sources, pieces, self.floats, self.held, g.rows, g.columns, g.halo_y, g.halo_x)
+        done, why = d.run(first)
+        while why == _deblend.MISSING:
+            if not d.prepare(done):
+                why = _deblend.SCRATCH
+                break
+            self._load_values(done, footprints[done], strip)
+            why = d.finish(done)
+            if why != _deblend.DONE:
+                break
+            done, why = d.run(done + 1)
+        if "OBJECTS" in self.checks:
+            self._write_objects(sources[: d.nsources], pieces)
+        return pack(done, why, d.nsources, d.npieces, d.needed + strip_bytes)
+
+    def _strip_bytes(self) -> int:
+        """Room for as many full rows as the filter needs."""
+        return -(-max(4 * self.tiles.width * (2 * self.tiles.halo_y + 1), READ_BYTES) // 64) * 64
+
+    def _load_values(self, i: int, f: Any, strip: NDArray[np.float32]) -> None:
+        """Give the deblender the values of a footprint whose tiles aren't held, strip by strip."""
+        g = self.tiles
+        x0, x1 = max(int(f["xmin"]) - g.halo_x, 0), min(int(f["xmax"]) + 1 + g.halo_x, g.width)
+        step = len(strip) // (x1 - x0) - 2 * g.halo_y
+        for ya in range(int(f["ymin"]), int(f["ymax"]) + 1, step):
+            yb = min(ya + step, int(f["ymax"]) + 1)
+            box = Box(max(ya - g.halo_y, 0), x0, min(yb + g.halo_y, g.height), x1)
+            block = strip[: box.size].reshape(box.shape)
+            self._pixels(box, block)
+            self.deblender.strip(i, ya, yb, block, box.y0, box.x0)
+
+    def _pixels(self, box: Box, out: NDArray[np.float32]) -> None:
+        self._cutter(np.empty(0, SOURCE), np.empty(0, FRAGMENT), 0).pixels(box, out)
+
+    def _cutter(self, sources: NDArray[Any], freed: NDArray[Any], final_row: int) -> StampCutter:
+        arena = self._arena_floats()
+        return StampCutter(
+            grid=self.tiles,
+            slab=self.bytes,
+            floats=self.floats,
+            tiles=self.held,
+            runs=self.runs,
+            sources=sources,
+            freed=freed,
+            load=self.load,
+            mask=self.scratch[4 * arena : 5 * arena],
+            final_row=final_row,
+            masking=self.settings.photometry.mask_type != "NONE",
+        )
+
+    def _arena_floats(self) -> int:
+        return len(self.scratch) // 5 // 16 * 16
+
+    def _write_objects(self, sources: NDArray[Any], pieces: NDArray[Any]) -> None:
+        """OBJECTS: the pixels of all sources found, eaten ones too."""
+        out = self.scratch[: len(self.scratch) // 4 * 4].view(np.float32)
+        for s in sources:
+            own = pieces[int(s["fragments"]) : int(s["fragments"] + s["nfragments"])]
+            for part, n in _portions(own, len(out)):
+                at = 0
+                for y, x0, x1 in part.tolist():
+                    self._pixels(Box(y, x0, y + 1, x1), out[at : at + x1 - x0].reshape(1, -1))
+                    at += x1 - x0
+                self.checks["OBJECTS"].write_values(self.extension, part, out[:n])
+
+    def measure(self, payload: bytes) -> bytes:
+        """Measure a batch of sources; answers with pairs of those that must wait: index, row that must be final."""
+        head = np.frombuffer(payload, np.int64)
+        n, source_at, place_at, freed_at, nfreed, rows_at, nrows, final_row, eaten_at, neaten, ntiles, nruns = head[:12].tolist()
+        pairs = head[12:].reshape(-1, 2)
+        self._hold(pairs[:ntiles])
+        self.runs[:] = -1
+        self.runs[pairs[ntiles : ntiles + nruns, 0]] = pairs[ntiles : ntiles + nruns, 1]
+        sources = self.bytes[source_at : source_at + n * SOURCE.itemsize].view(SOURCE)
+        place = self.bytes[place_at : place_at + 8 * n].view(np.int64)
+        freed = self.bytes[freed_at : freed_at + nfreed * FRAGMENT.itemsize].view(FRAGMENT)
+        rows = self.bytes[rows_at : rows_at + nrows * self.plan.row.itemsize].view(self.plan.row)
+        if "SEGMENTATION" in self.checks:
+            self._paint(sources, self.bytes[eaten_at : eaten_at + neaten * EATEN.itemsize].view(EATEN))
+        waiting: dict[int, int] = {}
+        left = np.arange(n)
+        while len(left):
+            try:
+                self._measure(sources[left], freed, final_row, rows, place[left])
+                break
+            except NeedRows as need:
+                late = {int(left[i]): row for i, row in need.rows.items()}
+                waiting.update(late)
+                left = np.array([i for i in left if i not in late], np.int64)
+        return pack([v for pair in waiting.items() for v in pair])
+
+    def _paint(self, sources: NDArray[Any], eaten: NDArray[Any]) -> None:
+        """SEGMENTATION: each source's own pixels, and those of what it ate."""
+        image = self.checks["SEGMENTATION"]
+        for labelled in (sources, eaten):
+            for first, n, number in zip(labelled["fragments"].tolist(), labelled["nfragments"].tolist(), labelled["number"].tolist(), strict=True):
+                own = self.bytes[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
+                image.write_labels(self.extension, own, number)
+
+    def _outline(self, batch: Batch) -> None:
+        """APERTURES: outlines of what was measured."""
+        s, image = batch.sources, self.checks["APERTURES"]
+        assert isinstance(image, ApertureImage)
+        parts = []
+        if batch.wants(*APERTURE_COLUMNS):
+            parts.append(circles(s["x"], s["y"], self.settings.photometry.apertures))
+        for kind in ("AUTO", "PETRO"):
+            radius = {"AUTO": "KRON_RADIUS", "PETRO": "PETRO_RADIUS"}[kind]
+            if batch.wants(*(f"{q}_{kind}" for q in ("FLUX", "FLUXERR", "MAG", "MAGERR"))):
+                parts.append(ellipses(s["x"], s["y"], s["a"], s["b"], s["theta"], batch[radius], s["flags"]))
+        if parts:
+            outlines = np.concatenate(parts, axis=1)
+            for number, some in zip(s["number"].tolist(), outlines, strict=True):
+                image.put_outlines(self.extension, (number - 1) * len(some), some)
+
+    def _measure(
+        self, sources: NDArray[Any], freed: NDArray[Any], final_row: int, rows: NDArray[Any], place: NDArray[np.int64]
+    ) -> None:
+        """Run all families on copies of some sources and put what they give in their rows."""
+        assert self.frame is not None
+        batch = Batch(
+            sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, final_row),
+            self.scratch[: 4 * self._arena_floats()].view(np.float32),
+        )  # fmt: skip
+        for name in self.plan.batch:
+            MEASUREMENTS.get(name).run(batch)
+        for name in self.plan.row.names or ():
+            if name in batch.values:
+                rows[name][place] = batch[name]
+        if "APERTURES" in self.checks:
+            self._outline(batch)
+
+    def table(self, payload: bytes) -> bytes:
+        """Fill the columns of rows that follow from the row alone."""
+        rows_at, n = np.frombuffer(payload, np.int64).tolist()
+        assert self.frame is not None
+        rows = self.bytes[rows_at : rows_at + n * self.plan.row.itemsize].view(self.plan.row)
+        nothing = np.empty(0, FRAGMENT)
+        batch = Batch(
+            np.zeros(n, SOURCE), self.frame, self.settings, self.plan.dims, self._cutter(np.empty(0, SOURCE), nothing, 0),
+            self.scratch[:0].view(np.float32), values={name: rows[name] for name in self.plan.row.names or ()},
+        )  # fmt: skip
+        for name in self.plan.table:
+            MEASUREMENTS.get(name).run(batch)
+        for name in self.plan.row.names or ():
+            if batch[name] is not rows[name]:
+                rows[name] = batch[name]
+        return b""
+
+
+class TilePlanes:
+    """What check-images may ask of some rows of a tile (`checkimage.Tile`)."""
+
+    def __init__(self, stages: Stages, box: Box, block: NDArray[np.float32], y: int, x: int, guard: bool) -> None:
+        self.stages, self.box, self.block, self.y, self.x, self.guard = stages, box, block, y, x, guard
+
+    def background(self, out: NDArray[np.float32]) -> None:
+        """The background map."""
+        self.stages.background.evaluate(self.box, out, self.stages.reading)
+
+    def rms(self, out: NDArray[np.float32]) -> None:
+        """Its RMS."""
+        self.stages.background.rms(self.box, out, self.stages.reading)
+
+    def subtracted(self, out: NDArray[np.float32]) -> None:
+        """The image less its background."""
+        rows, columns = out.shape
+        out[:] = self.block[self.y : self.y + rows, self.x : self.x + columns]
+
+    def filtered(self, out: NDArray[np.float32]) -> None:
+        """The same after the filter."""
+        rows, columns = out.shape
+        for k in range(rows):
+            _scan.filter_row(self.block, self.stages.taps, self.y + k, self.x, self.x + columns, out[k], self.guard)
+
+
+def _portions(fragments: NDArray[Any], room: int) -> Iterator[tuple[NDArray[Any], int]]:
+    """Consecutive fragments with at most `room` pixels together, and their pixels."""
+    ends = np.cumsum(fragments["x1"] - fragments["x0"], dtype=np.int64)
+    first = 0
+    while first < len(fragments):
+        before = int(ends[first - 1]) if first else 0
+        last = max(int(np.searchsorted(ends, before + room, side="right")), first + 1)
+        yield fragments[first:last], int(ends[last - 1]) - before
+        first = last
+
+
+def with_frame(setup: Setup, frame: Frame) -> Setup:
+    """The set-up once the background is known."""
+    return replace(setup, frame=frame)
