@@ -109,7 +109,7 @@ class Gauge:
         pids = frozenset([os.getpid(), *self._pids()])
         rough = self._rough(pids)
         now = self._clock()
-        due = exact or now - self._checked_at >= _EXACT_SECONDS or not pids <= self._checked_pids
+        due = exact or now - self._checked_at >= _EXACT_SECONDS or pids != self._checked_pids
         private = self._exact(pids) if due else None
         if private is not None:
             self._shared_twice = rough - private

@@ -1,0 +1,135 @@
+"""The scratch file and its write-behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sextract.errors import ConfigError, OutputError
+from sextract.execution.template import fork
+from sextract.memory.spill import Spill, filesystem_type, scratch_folder
+from sextract.memory.writeback import WriteBehind
+from sextract.records import RUN
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    if filesystem_type(str(tmp_path)) == "tmpfs":
+        pytest.skip("the temporary folder is a tmpfs, which scratch files refuse")
+    return str(tmp_path)
+
+
+def test_what_goes_in_comes_out_in_any_process_and_leaves_no_name(folder: str) -> None:
+    spill = Spill(folder)
+    rng = np.random.default_rng(1)
+    pieces = [rng.integers(0, 255, n, dtype=np.uint8) for n in (1, 0, 5_000_000, 17, 9_000_000)]
+    places = [spill.put(piece) for piece in pieces]
+    assert os.listdir(folder) == []
+    assert spill.used == spill.peak == sum(map(len, pieces))
+
+    def child() -> None:
+        for piece, (offset, nbytes) in zip(pieces, places, strict=True):
+            out = bytearray(nbytes)
+            spill.get(offset, nbytes, out)
+            assert bytes(out) == piece.tobytes()
+
+    assert os.waitpid(fork(child, []), 0)[1] == 0
+    spill.close()
+    spill.close()
+
+
+def test_record_arrays_and_reserved_places(folder: str) -> None:
+    spill = Spill(folder)
+    runs = np.array([(1, 2), (3, 4), (5, 9)], RUN)
+    spill.put(b"before")
+    offset = spill.reserve(runs.nbytes)
+    after, _ = spill.put(b"after")
+    assert after == offset + runs.nbytes
+    spill.write(offset, runs)
+    back = np.zeros(4, RUN)
+    spill.get(offset, runs.nbytes, back)
+    assert back.tolist() == [(1, 2), (3, 4), (5, 9), (0, 0)]
+    with pytest.raises(ValueError, match="contiguous"):
+        spill.put(np.zeros((4, 4))[:, ::2])
+    spill.close()
+
+
+def test_clear_starts_again(folder: str) -> None:
+    spill = Spill(folder)
+    spill.put(b"x" * 100)
+    spill.clear()
+    assert spill.put(b"abc") == (0, 3)
+    out = bytearray(3)
+    spill.get(0, 3, out)
+    assert (bytes(out), spill.peak) == (b"abc", 100)
+    with pytest.raises(ValueError, match="never written"):
+        spill.get(3, 10, bytearray(10))
+    spill.close()
+
+
+def test_a_full_disk_is_an_output_error(folder: str) -> None:
+    spill = Spill(folder)
+
+    def child() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(OutputError, match="--scratch-dir"):
+            spill.put(b"x" * 2000)
+
+    assert os.waitpid(fork(child, []), 0)[1] == 0
+    spill.close()
+
+
+def test_folders_that_will_not_do(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--scratch-dir"):
+        scratch_folder(os.path.join(folder, "missing"))
+    monkeypatch.setenv("TMPDIR", folder)
+    assert scratch_folder() == folder
+    monkeypatch.setenv("TMPDIR", os.path.join(folder, "missing"))
+    assert scratch_folder() != os.path.join(folder, "missing")
+
+
+def test_memory_is_no_disk() -> None:
+    if not os.path.isdir("/dev/shm") or filesystem_type("/dev/shm") != "tmpfs":
+        pytest.skip("no tmpfs at /dev/shm")
+    with pytest.raises(ConfigError, match="tmpfs"):
+        scratch_folder("/dev/shm")
+
+
+def test_file_system_is_found_by_device(tmp_path: Path) -> None:
+    device = os.stat(tmp_path).st_dev
+    table = tmp_path / "mountinfo"
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    table.write_text(
+        "21 1 0:999 / /proc rw - proc proc rw\n"
+        f"29 1 {wanted} / /tmp rw,relatime shared:1 - tmpfs tmpfs rw,size=1g\n"
+    )
+    assert filesystem_type(str(tmp_path), str(table)) == "tmpfs"
+    table.write_text("21 1 0:999 / /proc rw - proc proc rw\n")
+    assert filesystem_type(str(tmp_path), str(table)) == ""
+    assert filesystem_type(str(tmp_path), str(tmp_path / "none")) == ""
+
+
+def test_write_behind_changes_no_byte(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    data = np.random.default_rng(2).integers(0, 255, 20_000_000, dtype=np.uint8).tobytes()
+    with open(path, "wb", buffering=0) as file:
+        behind = WriteBehind(file.fileno())
+        for start in range(0, len(data), 3_000_000):
+            behind.wrote(start, file.write(data[start : start + 3_000_000]))
+        os.pwrite(file.fileno(), b"header", 0)
+        behind.wrote(0, 6)
+        behind.finish()
+    assert path.read_bytes() == b"header" + data[6:]
+
+
+def test_write_behind_bears_a_pipe() -> None:
+    read, write = os.pipe()
+    behind = WriteBehind(write)
+    behind.wrote(0, 10 << 20)
+    behind.finish()
+    os.close(read)
+    os.close(write)
