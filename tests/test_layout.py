@@ -28,7 +28,6 @@ ORDER = (
     ("catalogue",),
     ("checkimage",),
     ("execution",),
-    ("stages",),
     ("pipeline",),
     ("api",),
     ("cli",),

@@ -69,7 +69,7 @@ def psfex(catalogue: Path, folder: Path) -> list[Psf]:
     own = folder / "stars.cat"
     shutil.copy(catalogue, own)
     options = {"CHECKPLOT_TYPE": "NONE", "CHECKPLOT_DEV": "NULL", "CHECKIMAGE_TYPE": "NONE", "WRITE_XML": "N"}
-    options |= {"NTHREADS": "1", "VERBOSE_TYPE": "QUIET", "PSFVAR_DEGREES": "1", "PSF_SIZE": "25,25"}
+    options |= {"NTHREADS": "1", "VERBOSE_TYPE": "QUIET", "PSFVAR_DEGREES": "1", "PSF_SIZE": "19,19"}
     assert PSFEX is not None
     run([PSFEX, str(own), "-c", os.devnull, *flattened(options)], folder, os.environ)
     with fits.open(folder / "stars.psf") as hdus:
