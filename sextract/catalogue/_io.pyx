@@ -21,14 +21,14 @@ def start_writeback(int fd, long long offset, long long nbytes):
     return errno if bad else 0
 
 
-def finish_writeback(int fd, long long offset, long long nbytes):
-    """Wait until that range is on the disk and drop it from the page cache; returns errno or 0."""
+def finish_writeback(int fd, long long offset, long long nbytes, bint drop):
+    """Wait until that range is on the disk, and drop it from the page cache if asked to; returns errno or 0."""
     cdef int bad
     with nogil:
         bad = sync_file_range(
             fd, offset, nbytes, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
         )
-        if not bad:
+        if drop and not bad:
             posix_fadvise(fd, offset, nbytes, POSIX_FADV_DONTNEED)
     return errno if bad else 0
 

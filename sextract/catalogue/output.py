@@ -21,6 +21,9 @@ from sextract.errors import OutputError
 # Written bytes that may wait for the disk, per file and process: two such pieces are in flight.
 WRITE_BEHIND_BYTES = 1 << 20
 
+# The same where writes leave gaps: neighbours should have time to complete a page before it goes to the disk.
+SCATTERED_BYTES = 8 << 20
+
 # What sync_file_range says of files that have nothing to sync: pipes, devices, some file systems.
 _NOT_SYNCABLE = frozenset({errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
@@ -45,7 +48,9 @@ def explain(exc: OSError, path: str, option: str) -> OutputError:
 class WriteBehind:
     """Keeps at most about two pieces of written data of one descriptor off the disk.
 
-    Ranges may come in any order; a piece is the span of what came since the last one.
+    Ranges may come in any order; a piece is the span of what came since the last one.  Where it was written without
+    gaps it leaves the page cache as well; where it wasn't, neighbours may still complete its pages, and dropping them
+    would mean reading them back.
     """
 
     __slots__ = ("_first", "_last", "_pending", "_previous", "off")
@@ -54,7 +59,7 @@ class WriteBehind:
         self._first = 0
         self._last = 0
         self._pending = 0
-        self._previous: tuple[int, int] | None = None
+        self._previous: tuple[int, int, bool] | None = None
         self.off = False
 
     def written(self, fd: int, offset: int, last: int, nbytes: int) -> None:
@@ -64,18 +69,19 @@ class WriteBehind:
         self._first = offset if not self._pending else min(self._first, offset)
         self._last = max(self._last, last) if self._pending else last
         self._pending += nbytes
-        if self._pending < WRITE_BEHIND_BYTES:
+        length = self._last - self._first
+        dense = length <= self._pending
+        if self._pending < (WRITE_BEHIND_BYTES if dense else SCATTERED_BYTES):
             return
-        span = (self._first, self._last - self._first)
         self._pending = 0
-        if self._check(_io.start_writeback(fd, *span)) and self._previous is not None:
+        if self._check(_io.start_writeback(fd, self._first, length)) and self._previous is not None:
             self._check(_io.finish_writeback(fd, *self._previous))
-        self._previous = span
+        self._previous = (self._first, length, dense)
 
     def drop(self, fd: int, offset: int = 0, nbytes: int = 0) -> None:
         """Wait for a range (0 bytes: to the end) and drop it from the page cache."""
         if not self.off:
-            self._check(_io.finish_writeback(fd, offset, nbytes))
+            self._check(_io.finish_writeback(fd, offset, nbytes, True))
 
     def _check(self, code: int) -> bool:
         if code in _NOT_SYNCABLE:

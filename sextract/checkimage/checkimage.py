@@ -157,7 +157,7 @@ class CheckImage:
             return
         width = self.extensions[ext].width
         bad = _put.put_box(self.file.fd, self.bases[ext], width, box.y0, box.x0, pixels.view(np.uint32))
-        self._wrote(bad, ext, box.y0, box.y1, max(pixels.nbytes, PAGE_BYTES * (box.y1 - box.y0)))
+        self._wrote(bad, ext, box.y0, box.y1, pixels.nbytes)
 
     def write_labels(self, ext: int, fragments: NDArray[Any], labels: NDArray[Any]) -> None:
         """Write a number over each fragment.
