@@ -25,6 +25,12 @@ ERRORS = {e.exit_code: e for e in (SextractError, ConfigError, InputError, Outpu
 # How long a run that is told to stop may clean up, seconds, before it is killed.
 PATIENCE_SECONDS = 10.0
 
+# The command line of this very package, wherever it was imported from.
+_START = f"""import sys
+sys.path.append({str(Path(__file__).resolve().parent.parent)!r})
+from sextract.cli import main
+sys.exit(main())"""
+
 _log = logging.getLogger("sextract")
 
 
@@ -69,7 +75,7 @@ def extract(
     """
     with tempfile.TemporaryDirectory(prefix="sextract-") as folder:
         catalogue = Path(folder) / "catalogue.fits"
-        command = [sys.executable, "-m", "sextract", os.fspath(path), *_arguments(config)]
+        command = [sys.executable, "-c", _START, os.fspath(path), *_arguments(config)]
         if columns is not None:
             wanted = Path(folder) / "columns.param"
             wanted.write_text("\n".join(columns) + "\n")

@@ -290,6 +290,8 @@ def _value(word: str, todo: Iterator[str]) -> str:
     value = next(todo, None)
     if value is None or (value[1:].upper() in KEYWORDS and value.startswith("-")) or value.startswith("--"):
         raise ConfigError(f"{word} has no value" + ("" if value is None else f" (before {value})"))
+    if value.rstrip().endswith((",", ";")):
+        raise ConfigError(f"{word} {value}: a comma with nothing after it; write a list without blanks or in quotes")
     return value
 
 

@@ -77,7 +77,7 @@ def default_workers(root: Path = Path("/"), cpus: int | None = None) -> Default:
 
 
 def _cgroup_memory(root: Path) -> Iterator[Default]:
-    for version, folder in _cgroups(root, "memory"):
+    for version, folder in cgroups(root, "memory"):
         for name in ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",):
             limit = _number(folder / name)
             if limit is not None and limit < UNLIMITED:
@@ -86,7 +86,7 @@ def _cgroup_memory(root: Path) -> Iterator[Default]:
 
 def _quotas(root: Path) -> Iterator[float]:
     """CPUs of every quota that holds."""
-    for version, folder in _cgroups(root, "cpu"):
+    for version, folder in cgroups(root, "cpu"):
         if version == 2:
             words = _read(folder / "cpu.max").split()
             if len(words) == 2 and words[0].isdigit():
@@ -97,7 +97,7 @@ def _quotas(root: Path) -> Iterator[float]:
                 yield quota / period
 
 
-def _cgroups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+def cgroups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
     """Version and folder of this process's cgroup for a controller and of all its ancestors."""
     for line in _read(root / "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")

@@ -218,6 +218,9 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
     name, kind = catalogue_of(image, config)
     checks = checkimages_of(image, config)
     _check_outputs(image, name, kind, checks, reporter, folder)
+    header = folder / (re.sub(r"\.(fits?|fts)(\.gz|\.fz)?(\[[^\]]*\])?$", "", image) + config.texts["HEADER_SUFFIX"])
+    if header.is_file():
+        reporter.warning(f"the external header {header} is not read: HEADER_SUFFIX is not built yet")
     texts["CATALOG_NAME"], texts["CATALOG_TYPE"] = name, kind
     return Settings(
         detection=_detection(config, reporter, folder),

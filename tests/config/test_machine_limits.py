@@ -1,0 +1,139 @@
+"""Defaults from the machine, on made-up trees of /proc and /sys."""
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from sextract.config.machine import Default, default_mem_limit, default_workers
+
+GIB = 1 << 30
+V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
+V1 = (
+    "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+    "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+    "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+)
+
+
+def unlimited(which):
+    return resource.RLIM_INFINITY, resource.RLIM_INFINITY
+
+
+@pytest.fixture
+def machine(tmp_path):
+    def write(files):
+        for name, text in {"proc/meminfo": "MemTotal: 16777216 kB\nMemFree: 5 kB\n", **files}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return tmp_path
+
+    return write
+
+
+def limit(root, environ=None, rlimit=unlimited):
+    return default_mem_limit(root, environ or {}, rlimit)
+
+
+def test_without_limits_a_quarter_of_the_memory(machine):
+    assert limit(machine({})) == Default(4 * GIB, "a quarter of the physical memory")
+
+
+def test_the_smallest_of_all_ancestors_in_v2(machine):
+    root = machine(
+        {
+            "proc/self/mountinfo": V2,
+            "proc/self/cgroup": "0::/a/b/c\n",
+            "sys/fs/cgroup/a/b/c/memory.max": "max\n",
+            "sys/fs/cgroup/a/b/memory.max": str(3 * GIB),
+            "sys/fs/cgroup/a/memory.max": str(GIB),
+            "sys/fs/cgroup/a/memory.high": "max",
+            "sys/fs/cgroup/other/memory.max": "5",
+        }
+    )
+    assert limit(root) == Default(GIB, "cgroup memory.max in /sys/fs/cgroup/a")
+
+
+def test_memory_high_counts_because_it_throttles(machine):
+    root = machine(
+        {"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.high": str(GIB // 2)}
+    )
+    assert limit(root).value == GIB // 2
+
+
+def test_v1_limits_and_its_number_for_none(machine):
+    root = machine(
+        {
+            "proc/self/mountinfo": V1,
+            "proc/self/cgroup": "4:memory:/job/step\n3:cpu,cpuacct:/job\n0::/\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "sys/fs/cgroup/memory/job/memory.limit_in_bytes": str(2 * GIB),
+            "sys/fs/cgroup/memory/job/step/memory.limit_in_bytes": "9223372036854771712\n",
+        }
+    )
+    assert limit(root) == Default(2 * GIB, "cgroup memory.limit_in_bytes in /sys/fs/cgroup/memory/job")
+
+
+def test_a_container_sees_its_cgroup_as_the_mounts_root(machine):
+    root = machine(
+        {
+            "proc/self/mountinfo": "40 31 0:30 /docker/abc /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            "proc/self/cgroup": "0::/docker/abc/inner\n",
+            "sys/fs/cgroup/memory.max": str(GIB),
+            "sys/fs/cgroup/inner/memory.max": str(2 * GIB),
+        }
+    )
+    assert limit(root).value == GIB
+
+
+def test_a_path_outside_the_namespace_means_the_mount(machine):
+    root = machine({"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/../..\n", "sys/fs/cgroup/memory.max": str(GIB)})
+    assert limit(root).value == GIB
+
+
+@pytest.mark.parametrize("which", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_resource_limits(machine, which):
+    def rlimit(number):
+        return (GIB, GIB) if number == getattr(resource, which) else unlimited(number)
+
+    assert limit(machine({}), rlimit=rlimit).value == GIB
+
+
+@pytest.mark.parametrize(
+    ("environ", "value", "origin"),
+    [
+        ({"SLURM_MEM_PER_NODE": "2048"}, 2 * GIB, "SLURM_MEM_PER_NODE"),
+        ({"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "4"}, 2 * GIB, "SLURM_MEM_PER_CPU"),
+        ({"SLURM_MEM_PER_NODE": "0"}, 4 * GIB, "a quarter of the physical memory"),
+        ({"SLURM_MEM_PER_NODE": "lots"}, 4 * GIB, "a quarter of the physical memory"),
+    ],
+)
+def test_slurm(machine, environ, value, origin):
+    assert limit(machine({}), environ) == Default(value, origin)
+
+
+def test_workers_follow_affinity_and_quota(machine):
+    root = machine({"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/a/b\n"})
+    assert default_workers(root, 8) == Default(8, "CPU affinity")
+    root = machine({"sys/fs/cgroup/a/cpu.max": "250000 100000", "sys/fs/cgroup/a/b/cpu.max": "max 100000"})
+    assert default_workers(root, 8) == Default(2, "cgroup quota of 2.50 CPUs")
+    assert default_workers(root, 1) == Default(1, "CPU affinity")
+
+
+def test_a_part_of_a_cpu_is_one_worker(machine):
+    root = machine(
+        {
+            "proc/self/mountinfo": V1,
+            "proc/self/cgroup": "3:cpu,cpuacct:/job\n",
+            "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": "50000",
+            "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+        }
+    )
+    assert default_workers(root, 4).value == 1
+
+
+def test_this_machine_has_limits():
+    assert default_mem_limit(Path("/")).value > 0
+    assert default_workers(Path("/")).value >= 1
