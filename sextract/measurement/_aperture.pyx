@@ -16,11 +16,22 @@ cdef enum:
 cdef double RIM = 0.75
 
 
+# A row of sub-pixels padded to whole vectors.
+cdef enum:
+    WIDTH = 8
+
+# The area of that many sub-pixels, summed up one by one in float32 as SExtractor does.
+cdef float SHARE[SIDE * SIDE + 1]
+SHARE[0] = 0
+for count in range(SIDE * SIDE):
+    SHARE[count + 1] = SHARE[count] + <float>(1.0 / SIDE) * <float>(1.0 / SIDE)
+
+
 cdef inline int inside(float dx, float dy, float limit) noexcept nogil:
     # How many of a pixel's sub-pixels have their centre in the circle; offsets are summed up, which decides ties.
     cdef float step = <float>(1.0 / SIDE)
     cdef float offset = <float>(0.5 * (step - 1.0))
-    cdef float x2[SIDE]
+    cdef float x2[WIDTH]
     cdef float d, d2
     cdef int count = 0
     cdef int i, j
@@ -28,23 +39,15 @@ cdef inline int inside(float dx, float dy, float limit) noexcept nogil:
     for i in range(SIDE):
         x2[i] = d * d
         d += step
+    for i in range(SIDE, WIDTH):
+        x2[i] = 1e30
     d = dy + offset
     for j in range(SIDE):
         d2 = d * d
-        for i in range(SIDE):
+        for i in range(WIDTH):
             count += x2[i] + d2 < limit
         d += step
     return count
-
-
-cdef float share(int count) noexcept nogil:
-    # The area of that many sub-pixels, summed up one by one in float32 as SExtractor does.
-    cdef float unit = <float>(1.0 / SIDE) * <float>(1.0 / SIDE)
-    cdef float area = 0
-    cdef int i
-    for i in range(count):
-        area += unit
-    return area
 
 
 cdef void fold_one(
@@ -78,7 +81,7 @@ cdef void fold_one(
             r2 = dx * dx + dy * dy
             if r2 > outer:
                 continue
-            area = 1.0 if r2 <= inner else share(inside(dx, dy, limit))
+            area = 1.0 if r2 <= inner else SHARE[inside(dx, dy, limit)]
             value = row[x]
             if not usable(value):
                 value = mirrored(pixels, mirror, cx, cy, x, y) if correct else 0.0

@@ -12,8 +12,7 @@ from sextract.measurement._window cimport mirrored, usable, X0, X1, Y0, OFFSET
 
 def fold_moment(
     const float[::1] pixels, const int64_t[::1] index, const int64_t[:, ::1] main, const int64_t[:, ::1] rows,
-    const float[:, ::1] ellipse, const int64_t[:, ::1] box, const double[::1] local,
-    double[:, ::1] state,
+    const float[:, ::1] ellipse, const int64_t[:, ::1] box, double[:, ::1] state,
 ):
     """Add the rows of these windows to ``state[source] = (Σ r·I, Σ I, pixels, masked pixels)``.
 
@@ -25,21 +24,18 @@ def fold_moment(
         Centre x, y (0-based), cxx, cyy, cxy, and the square of the limiting radius.
     box : int64 array (n, 4)
         ``xmin, ymin, xmax, ymax`` of the pixels to look at, half-open.
-    local : float64 array (n,)
-        Local background to take off each pixel.
     state : float64 array (n, 4)
     """
     cdef Py_ssize_t m
     cdef int64_t i, x, y, xa, xb
     cdef float cx, cy, cxx, cyy, cxy, limit, dx, dy, r2, value
-    cdef double bkg
     cdef double *s
     cdef const float *row
     with nogil:
         for m in range(index.shape[0]):
             i = index[m]
             cx, cy, cxx, cyy = ellipse[i, 0], ellipse[i, 1], ellipse[i, 2], ellipse[i, 3]
-            cxy, limit, bkg = ellipse[i, 4], ellipse[i, 5], local[i]
+            cxy, limit = ellipse[i, 4], ellipse[i, 5]
             s = &state[i, 0]
             for y in range(max(box[i, 1], rows[m, 0]), min(box[i, 3], rows[m, 1])):
                 dy = <float>y - cy
@@ -52,8 +48,8 @@ def fold_moment(
                         continue
                     value = row[x]
                     if usable(value):
-                        s[0] += sqrt(<double>r2) * (value - bkg)
-                        s[1] += value - bkg
+                        s[0] += sqrt(<double>r2) * value
+                        s[1] += value
                         s[2] += 1
                     else:
                         s[3] += 1

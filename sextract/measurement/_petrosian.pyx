@@ -12,7 +12,7 @@ from sextract.measurement._window cimport usable, X0, X1, Y0, OFFSET
 
 def fold(
     const float[::1] pixels, const int64_t[::1] index, const int64_t[:, ::1] main, const int64_t[:, ::1] rows,
-    const float[:, ::1] ellipse, const int64_t[:, ::1] box, const double[::1] local, const double[:, ::1] edges,
+    const float[:, ::1] ellipse, const int64_t[:, ::1] box, const double[:, ::1] edges,
     double[:, :, ::1] state,
 ):
     """Add the rows of these windows to ``state[source, step] = (Σ inside, pixels, Σ annulus, pixels)``.
@@ -21,7 +21,7 @@ def fold(
     ----------
     pixels, index, main, rows
         See ``measure.Windows``.
-    ellipse, box, local
+    ellipse, box
         As in ``_ellipse.fold_moment``.
     edges : float64 array (steps, 3)
         Squared radii, each growing with the step: inside is below the first, an annulus from the second to the third.
@@ -33,7 +33,7 @@ def fold(
     cdef int steps = <int>edges.shape[0]
     cdef int j, k
     cdef float cx, cy, cxx, cyy, cxy, limit, dx, dy, r2, value
-    cdef double bkg, r
+    cdef double r
     cdef double inside = 1.0 / sqrt(edges[0, 0])
     cdef double annulus = 1.0 / sqrt(edges[0, 2])
     cdef double *s
@@ -42,7 +42,7 @@ def fold(
         for m in range(index.shape[0]):
             i = index[m]
             cx, cy, cxx, cyy = ellipse[i, 0], ellipse[i, 1], ellipse[i, 2], ellipse[i, 3]
-            cxy, limit, bkg = ellipse[i, 4], ellipse[i, 5], local[i]
+            cxy, limit = ellipse[i, 4], ellipse[i, 5]
             s = &state[i, 0, 0]
             for y in range(max(box[i, 1], rows[m, 0]), min(box[i, 3], rows[m, 1])):
                 dy = <float>y - cy
@@ -59,12 +59,12 @@ def fold(
                     while j < steps and not r2 < edges[j, 0]:
                         j += 1
                     if j < steps:
-                        s[4 * j] += value - bkg
+                        s[4 * j] += value
                         s[4 * j + 1] += 1
                     k = max(<int>(r * annulus) - 1, 0)
                     while k < steps and r2 > edges[k, 2]:
                         k += 1
                     while k < steps and r2 >= edges[k, 1]:
-                        s[4 * k + 2] += value - bkg
+                        s[4 * k + 2] += value
                         s[4 * k + 3] += 1
                         k += 1

@@ -1,4 +1,7 @@
-"""FLUX_BEST with its error and magnitudes: FLUX_AUTO, or FLUX_ISOCOR where neighbours crowd a source (bit 1 of FLAGS)."""
+"""FLUX_BEST with its error and magnitudes: FLUX_AUTO, or FLUX_ISOCOR where FLAGS has bit 1, a crowded source.
+
+Both fluxes are measured elsewhere (``kron.py``, ``isophotal_flux.py``).
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
-"""Growth curves: FLUX_RADIUS, FLUX_GROWTH, MAG_GROWTH and their steps, and the half-light radius of the windowed family.
+"""Growth curves: FLUX_RADIUS, FLUX_GROWTH, MAG_GROWTH and their steps, and the windowed family's half-light radius.
 
-A curve has 64 rings up to 6 A (PHOT_AUTOAPERS' first, if larger).  A light radius depends only on the rings up to it, so
-curves are first folded over a small circle, and again over a larger one for the sources whose light wasn't reached: a
+A curve has 64 rings up to 6 A (PHOT_AUTOAPERS' first, if larger).  A light radius depends only on the rings up to it,
+so curves are first folded over a small circle, and again over a larger one for the sources whose light wasn't reached: a
 ring that is complete has the same bits in both.  The folds are in ``_growth.pyx``.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,8 +21,9 @@ from sextract.records import Column
 BINS = 64
 # The half-light radius is at least this, pixels.
 LEAST_HALF_LIGHT = 0.5
-# The first circle, in A and pixels beyond: it holds nine tenths of a Gaussian's light.
-TRY_A, TRY_PX = 2.2, 1.5
+# The first circle: what holds a fraction of a Gaussian's light, larger by this factor and these pixels; then it grows.
+SLACK, SLACK_PX = 1.15, 1.25
+GROWING = 1.5
 # Sub-pixels of a ring are in pixels whose centre is at most that far beyond it.
 SPILL = 0.75
 # Curves of that many sources are held at a time, so that they stay small.
@@ -37,30 +40,59 @@ COLUMNS = (
 
 def reach(sources: Array, photometry: PhotometrySettings) -> tuple[Array, Array]:
     """Half-sizes of the stamps: the first circle."""
-    half = first_circle(sources, growth_limit(sources, photometry)) + 1.0
+    half = first_circle(sources, photometry) + 1.0
     return half, half
 
 
-def first_circle(sources: Array, limit: Array) -> Array:
+def first_circle(sources: Array, photometry: PhotometrySettings) -> Array:
     """Radius of the circle that is tried first (n,), pixels."""
-    return np.asarray(np.minimum(TRY_A * sources["a"].astype(np.float64) + TRY_PX, limit + GROWTH_MARGIN))
+    fraction = min(max(0.5, *photometry.fluxfrac), 0.99)
+    radius = SLACK * np.sqrt(-2.0 * np.log(1.0 - fraction)) * sources["a"].astype(np.float64) + SLACK_PX
+    return np.asarray(np.minimum(radius, growth_limit(sources, photometry) + GROWTH_MARGIN))
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What the curves of a batch are folded with (n sources, k fractions).
+
+    Attributes
+    ----------
+    x, y : float64 arrays (n,)
+        Centres, pixels, 0-based.
+    limit : float64 array (n,)
+        Where the curves end, pixels.
+    first : float64 array (n,)
+        Radius of the circle that is tried first, pixels.
+    target : float64 array (n, k)
+        Fluxes whose radii are sought.
+    radii : float64 array (n, k)
+        Those radii, filled chunk by chunk.
+    """
+
+    x: Array
+    y: Array
+    limit: Array
+    first: Array
+    target: Array
+    radii: Array
 
 
 @measurement("growth", columns=COLUMNS, needs=("kron",), reach=reach)
 def growth(batch: Batch) -> None:
-    """Light radii (NaN where the curve is), growth curves, and ``HALF_LIGHT_RADIUS`` (float32, pixels)."""
+    """Light radii, growth curves, and ``HALF_LIGHT_RADIUS`` (float32, pixels)."""
     photometry, s = batch.settings.photometry, batch.sources
-    limit = np.maximum(growth_limit(s, photometry), np.finfo(np.float64).tiny)
+    limit = np.maximum(growth_limit(s, photometry), np.finfo(np.float32).tiny)
     # Fractions are float32 in SExtractor.
     fractions = np.array([0.5, *photometry.fluxfrac], np.float32).astype(np.float64)
+    whole = [n for n in ("FLUX_GROWTH", "MAG_GROWTH") if batch.wants(n)]
+    first = limit + GROWTH_MARGIN if whole else first_circle(s, photometry)
     target = batch["FLUX_AUTO"].astype(np.float64)[:, None] * fractions
-    whole = batch.wants("FLUX_GROWTH", "MAG_GROWTH")
-    samples = [n for n in ("FLUX_GROWTH", "MAG_GROWTH") if batch.wants(n)]
-    fluxes = {n: np.zeros((len(batch), int(np.prod(batch.dims[n])))) for n in samples}
     radii = batch.scratch((len(fractions),))
+    search = Search(np.ascontiguousarray(s["x"]), np.ascontiguousarray(s["y"]), limit, first, target, radii)
+    fluxes = {n: batch.scratch((int(np.prod(batch.dims[n])),)) for n in whole}
     for start in range(0, len(batch), CHUNK):
         index = np.arange(start, min(start + CHUNK, len(batch)), dtype=np.int64)
-        curve = light_radii(batch, index, limit, target, radii, whole)
+        curve = light_radii(batch, search, index)
         for flux in fluxes.values():
             flux[index] = resampled(curve, flux.shape[1])
     half = np.abs(radii[:, 0])
@@ -76,27 +108,25 @@ def growth(batch: Batch) -> None:
         batch[f"{name}STEP"] = step.astype(np.float32)
 
 
-def light_radii(batch: Batch, index: Array, limit: Array, target: Array, radii: Array, whole: bool) -> Array:
-    """Fill `radii` of the sources `index` from growing circles, the largest at once if `whole`; cumulated curves."""
-    s, start = batch.sources, int(index[0])
-    x, y = np.ascontiguousarray(s["x"]), np.ascontiguousarray(s["y"])
+def light_radii(batch: Batch, search: Search, index: Array) -> Array:
+    """Fill the radii of the sources `index` (a range) from growing circles; their cumulated curves as last folded."""
+    start, limit = int(index[0]), search.limit
     correct = batch.settings.photometry.mask_type == "CORRECT"
-    largest = limit + GROWTH_MARGIN
-    radius = largest.copy() if whole else first_circle(s, limit)
+    largest, radius = limit + GROWTH_MARGIN, search.first.copy()
     missing = np.zeros(len(batch), np.uint8)
     curve = np.zeros((len(index), BINS))
+    cumulated = curve
     while len(index):
         curve[index - start] = 0
         for view in batch.windows(radius, radius, index=index):
-            _growth.fold(
-                view.pixels, view.index, view.main, view.mirror, view.rows, x, y, limit, radius, correct, start, curve
-            )
+            window = view.pixels, view.index, view.main, view.mirror, view.rows
+            _growth.fold(*window, search.x, search.y, limit, radius, correct, start, curve)
         cumulated = np.add.accumulate(curve, axis=1)
         seen = np.minimum((np.maximum(radius - SPILL, 0.0) * (BINS / limit)), BINS - 2).astype(np.int64)
         complete = np.where(radius >= largest, BINS, seen)
-        _growth.light_radii(cumulated, index, start, complete, limit, target, radii, missing)
+        _growth.light_radii(cumulated, index, start, complete, limit, search.target, search.radii, missing)
         index = index[missing[index] != 0]
-        radius[index] = np.minimum(2.0 * radius[index], largest[index])
+        radius[index] = np.minimum(GROWING * radius[index], largest[index])
     return cumulated
 
 

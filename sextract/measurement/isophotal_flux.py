@@ -1,4 +1,4 @@
-"""FLUX_ISO and FLUX_ISOCOR with their errors and magnitudes: the light of the footprint, and with a Gaussian's wings added.
+"""FLUX_ISO, FLUX_ISOCOR, their errors and magnitudes: the footprint's light, and that with a Gaussian's wings added.
 
 The sums themselves come with the source from the isophotal analysis (``deblending``); no pixel is seen here.
 """

@@ -1,8 +1,8 @@
 """FLUX_AUTO, its error and magnitudes, KRON_RADIUS, and bits 1 and 16 of FLAGS.
 
-A first ellipse of six times A and B gives the mean radius of the light (Kron 1980, ApJS 43, 305), PHOT_AUTOPARAMS scales it,
-and the flux is summed in the ellipse of that size; PHOT_AUTOAPERS makes either step a circle for small sources.  The
-folds are in ``_ellipse.pyx``.
+A first ellipse of six times A and B gives the mean radius of the light (Kron 1980, ApJS 43, 305), PHOT_AUTOPARAMS
+scales it, and the flux is summed in the ellipse of that size; PHOT_AUTOAPERS makes either step a circle for small
+sources.  The folds are in ``_ellipse.pyx``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def ellipses(batch: Batch, radius: Array, circle: Array | None = None, circle_ra
     lo = np.trunc(shape[:, :2] - half + 0.499999).astype(np.int64)
     hi = np.trunc(shape[:, :2] + half + 1.499999).astype(np.int64)
     size = np.array([batch.frame.width, batch.frame.height])
-    outside = ((lo < 0) | (hi > size)).any(axis=1)
+    outside = np.any((lo < 0) | (hi > size), axis=1)
     return Ellipses(shape, np.hstack([np.clip(lo, 0, size), np.clip(hi, 0, size)]), half, outside)
 
 
@@ -117,13 +117,10 @@ def sum_flux(batch: Batch, shapes: Ellipses) -> Array:
 
 
 def sum_moment(batch: Batch, shapes: Ellipses) -> Array:
-    """Σ r·I, Σ I, pixels, masked pixels (n, 4) inside these ellipses."""
+    """Σ r·I, Σ I, pixels, masked pixels (n, 4) inside these ellipses, the local background not taken off."""
     state = batch.scratch((4,))
-    local = batch.sources["dbkg"].astype(np.float64)
     for view in batch.windows(shapes.half[:, 0], shapes.half[:, 1]):
-        _ellipse.fold_moment(
-            view.pixels, view.index, view.main, view.rows, shapes.shape, shapes.box, local, state
-        )
+        _ellipse.fold_moment(view.pixels, view.index, view.main, view.rows, shapes.shape, shapes.box, state)
     return state
 
 
@@ -154,9 +151,7 @@ def kron(batch: Batch) -> None:
     flagged |= crowded(total[:, 1], total[:, 2], np.float64)
     radius[circle | ~(total[:, 0] > 0)] = 0
     flux = total[:, 0]
-    magnitudes.fill(
-        batch, "AUTO", flux, magnitudes.error(flux, total[:, 1], batch.frame)
-    )
+    magnitudes.fill(batch, "AUTO", flux, magnitudes.error(flux, total[:, 1], batch.frame))
     batch["KRON_RADIUS"] = radius
     s["flags"] |= np.where(flagged, CROWDED, 0).astype(np.int32)
     outside = first.outside | second.outside | circle_leaves_frame(batch, growth_limit(s, photometry) + GROWTH_MARGIN)

@@ -49,7 +49,8 @@ def magnitude(flux: Any, zeropoint: float) -> NDArray[np.float32]:
     """``zeropoint − 2.5 log10 flux``, 99 where the flux isn't positive (NaN included); the zero-point is a float32."""
     value = np.asarray(flux, np.float64)
     good = value > 0
-    return np.where(good, float(np.float32(zeropoint)) - 2.5 * np.log10(np.where(good, value, 1.0)), NONE).astype(np.float32)
+    mag = float(np.float32(zeropoint)) - 2.5 * np.log10(np.where(good, value, 1.0))
+    return np.where(good, mag, NONE).astype(np.float32)
 
 
 def magnitude_error(flux: Any, error: Any) -> NDArray[np.float32]:

@@ -17,8 +17,8 @@ INSIDE = 1.1
 ANNULUS = 1.2
 # The annulus' share of the mean surface brightness inside, at Petrosian's radius.
 SHARE = 0.2
-# Trial radii in units of A and B, added up in float32 as SExtractor does; 1.2 times the last is within the first ellipse.
-TRIALS = np.cumsum(np.full(16, 0.3, np.float32), dtype=np.float32).astype(np.float64)
+# Trial radii are twentieths of the first ellipse's, as long as the annulus is within it.
+TWENTIETH, TRIALS = 0.05, 16
 
 COLUMNS = (
     *magnitudes.photometry_columns(
@@ -39,8 +39,13 @@ def petrosian(batch: Batch) -> None:
     size = np.sqrt(s["a"].astype(np.float64) * s["b"])
     factor, least = photometry.petroparams
     first_px, second_px = (0.5 * v for v in photometry.autoapers)
-    shapes = ellipses(batch, np.full(len(batch), FIRST), FIRST * size <= first_px, first_px)
-    radius = trial_radius(batch, shapes)
+    round_first = FIRST * size <= first_px
+    shapes = ellipses(batch, np.full(len(batch), FIRST), round_first, first_px)
+    radius = np.zeros(len(batch))
+    for group, limit in ((~round_first, FIRST), (round_first, first_px)):
+        index = np.flatnonzero(group)
+        if len(index):
+            radius[index] = trial_radius(batch, shapes, index, limit)
     radius = np.where(radius > 0, np.maximum(factor * INSIDE * radius, least), least).astype(np.float32)
     circle = radius * size <= second_px
     total = sum_flux(batch, ellipses(batch, radius, circle, second_px))
@@ -49,22 +54,20 @@ def petrosian(batch: Batch) -> None:
     batch["PETRO_RADIUS"] = radius
 
 
-def trial_radius(batch: Batch, shapes: Ellipses) -> Array:
-    """The first trial radius whose annulus is faint enough, the last if none is, 0 where nothing was summed (n,)."""
-    edges = np.column_stack([(f * TRIALS) ** 2 for f in (INSIDE, 1.0, ANNULUS)])
-    state = batch.scratch((len(TRIALS), 4))
-    local = batch.sources["dbkg"].astype(np.float64)
-    for view in batch.windows(shapes.half[:, 0], shapes.half[:, 1]):
-        _petrosian.fold(
-            view.pixels, view.index, view.main, view.rows, shapes.shape, shapes.box, local, edges, state
-        )
-    for k in range(1, len(TRIALS)):
+def trial_radius(batch: Batch, shapes: Ellipses, index: Array, limit: float) -> Array:
+    """The first trial radius of these sources whose annulus is faint enough, the last if none is, 0 for no light."""
+    # Added up in float32, as in SExtractor.
+    trials = np.cumsum(np.full(TRIALS, TWENTIETH * limit, np.float32), dtype=np.float32).astype(np.float64)
+    edges = np.column_stack([(f * trials) ** 2 for f in (INSIDE, 1.0, ANNULUS)])
+    state = batch.scratch((TRIALS, 4))
+    for view in batch.windows(shapes.half[:, 0], shapes.half[:, 1], index=index):
+        _petrosian.fold(view.pixels, view.index, view.main, view.rows, shapes.shape, shapes.box, edges, state)
+    for k in range(1, TRIALS):
         state[:, k, :2] += state[:, k - 1, :2]
-    inside, ninside, annulus, nannulus = (state[:, :, k] for k in range(4))
+    inside, ninside, annulus, nannulus = (state[index, :, k] for k in range(4))
     full = (ninside > 0) & (nannulus > 0)
-    stop = annulus / np.maximum(nannulus, 1) < SHARE * inside / np.maximum(ninside, 1)
-    stop &= full
-    k = np.where(stop.any(axis=1), np.argmax(stop, axis=1), len(TRIALS) - 1)
-    n = np.arange(len(batch))
-    good = full[n, k] & (inside[n, k] != 0) & (annulus[n, k] != 0)
-    return np.where(good, TRIALS[k], 0.0)
+    faint = full & (annulus / np.maximum(nannulus, 1) < SHARE * inside / np.maximum(ninside, 1))
+    chosen = np.where(faint.any(axis=1), np.argmax(faint, axis=1), TRIALS - 1)
+    at = np.arange(len(index)), chosen
+    good = full[at] & (inside[at] != 0) & (annulus[at] != 0)
+    return np.where(good, trials[chosen], 0.0)

@@ -12,9 +12,7 @@ UNIT = "mag * arcsec**(-2)"
 
 COLUMNS = (
     Column("MU_MAX", "f4", UNIT, "F8.4", "Peak surface brightness above background", "phot.mag.sb;stat.max"),
-    Column(
-        "MU_THRESHOLD", "f4", UNIT, "F8.4", "Analysis threshold above background", "instr.sensitivity;phot.mag.sb"
-    ),
+    Column("MU_THRESHOLD", "f4", UNIT, "F8.4", "Analysis threshold above background", "instr.sensitivity;phot.mag.sb"),
 )
 
 

@@ -1,0 +1,23 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def fold_moment(
+    pixels: NDArray[np.float32],
+    index: NDArray[np.int64],
+    main: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    ellipse: NDArray[np.float32],
+    box: NDArray[np.int64],
+    state: NDArray[np.float64],
+) -> None: ...
+def fold_flux(
+    pixels: NDArray[np.float32],
+    index: NDArray[np.int64],
+    main: NDArray[np.int64],
+    mirror: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    ellipse: NDArray[np.float32],
+    box: NDArray[np.int64],
+    correct: bool,
+    state: NDArray[np.float64],
+) -> None: ...
