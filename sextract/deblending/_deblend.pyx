@@ -13,7 +13,25 @@ from libc.math cimport M_PI, exp, pow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport qsort
 
-from sextract.deblending._shape cimport Facts, Pixels, isophotal, nth_brightest, shape
+from sextract.deblending._shape cimport (
+    Areas,
+    Brightest,
+    Facts,
+    Pixels,
+    Sums,
+    add_areas,
+    add_brightest,
+    add_sums,
+    area_correction,
+    begin_areas,
+    begin_sums,
+    count_areas,
+    end_areas,
+    end_sums,
+    isophotal,
+    nth_brightest,
+    shape,
+)
 from sextract.detection._filter cimport filter_values
 from sextract.detection._lutz cimport (
     Component,
@@ -28,7 +46,7 @@ from sextract.memory._held cimport Held, held_copy
 from sextract.records cimport Footprint, Fragment, Run, Source
 
 # What stopped `Deblender.run`.
-DONE, MISSING, SCRATCH, OUTPUT = 0, 1, 2, 3
+DONE, MISSING, SCRATCH, OUTPUT, LARGE = 0, 1, 2, 3, 4
 
 # A level with this many branches leaves the object whole, with FLAGS bit 64 (SExtractor's cap).
 cdef enum:
@@ -139,11 +157,17 @@ cdef class Deblender:
         ADU, e-/ADU, ADU.
     back : float32 array (ny, nx)
         Background mesh; cell_width, cell_height its cells in pixels.
+    most_pixels : int
+        Footprints with more are analysed as a whole, without being split, and get FLAGS bit 128.
     """
 
     cdef const float[:, ::1] taps
     cdef const float[:, ::1] back
-    cdef int64_t extension, cell_width, cell_height, nthresh, maxarea
+    cdef int64_t extension, cell_width, cell_height, nthresh, maxarea, most_pixels
+    cdef Sums sums
+    cdef Areas areas
+    cdef Brightest brightest
+    cdef Source large
     cdef double mincont
     cdef Facts facts
     cdef Work w
@@ -159,8 +183,9 @@ cdef class Deblender:
     def __init__(
         self, int64_t extension, int64_t width, int64_t height, const float[:, ::1] taps, int64_t nthresh, double mincont,
         int64_t minarea, int64_t maxarea, float threshold, float analysis, double rms, double gain, float saturation,
-        const float[:, ::1] back, int64_t cell_width, int64_t cell_height,
+        const float[:, ::1] back, int64_t cell_width, int64_t cell_height, int64_t most_pixels,
     ):
+        self.most_pixels = most_pixels
         self.extension = extension
         self.taps = taps
         self.back = back
@@ -195,13 +220,14 @@ cdef class Deblender:
         -------
         tuple of int
             Index of the next footprint, and DONE, MISSING (tiles of it aren't held: give its values by `strip`, then
-            call `finish`), SCRATCH (it needs `needed` bytes of scratch) or OUTPUT (the output is full).
+            call `finish`), SCRATCH (it needs `needed` bytes of scratch), OUTPUT (the output is full) or LARGE (it has too
+            many pixels: `begin_large`, `fold_large` over its rows twice, `end_large`).
         """
         cdef int64_t i = first
         cdef int32_t why = 0
         with nogil:
             while i < self.footprints.shape[0]:
-                why = self._prepare(i)
+                why = 4 if self.footprints[i].npix > self.most_pixels else self._prepare(i)
                 if why == 0 and not self._values(i):
                     why = 1
                 if why == 0:
@@ -223,33 +249,39 @@ cdef class Deblender:
         self._take(&block[0, 0], y0, x0, block.shape[0], block.shape[1], self.footprints[i].ymin, ya, yb)
 
     def finish(self, int64_t i):
-        """Split footprint `i`, all of whose values are known; True, or False if the output is full."""
-        return self._split(i) == 0
+        """Split footprint `i`, all of whose values are known: DONE, SCRATCH or OUTPUT."""
+        return self._split(i)
 
     cdef int32_t _prepare(self, int64_t i) noexcept nogil:
-        # Sort the fragments to raster order and lay out the first part of the scratch.
+        # Lay out the first part of the scratch, and sort.
         cdef const Footprint *f = &self.footprints[i]
-        cdef const Fragment *src = &self.fragments[f.fragments]
-        cdef int64_t n = f.nfragments, k, at = 0, rows = f.ymax - f.ymin + 1, y
-        cdef int64_t need = n * (sizeof(Sort) + sizeof(Pixels) + 4) + (rows + 1) * 4 + f.npix * 12 + 512
         cdef Work *w = &self.w
+        cdef int64_t need = f.nfragments * <int64_t>(sizeof(Sort) + sizeof(Pixels) + 4) + f.npix * 12 + 512
+        need += (f.ymax - f.ymin + 2) * 4
         if need > self.scratch.shape[0]:
             self.needed = need + f.npix * 16
             return 2
         w.used = 0
+        w.filtered = <float *>self._take_bytes(f.npix * 4)
+        w.image = <float *>self._take_bytes(f.npix * 4)
+        w.owner = <int32_t *>self._take_bytes(f.npix * 4)
+        self._sort_fragments(f)
+        return 0
+
+    cdef void _sort_fragments(self, const Footprint *f) noexcept nogil:
+        # The fragments in raster order, where each list entry is in it, and where each row begins.
+        cdef const Fragment *src = &self.fragments[f.fragments]
+        cdef int64_t n = f.nfragments, k, at = 0, rows = f.ymax - f.ymin + 1, y = 0
+        cdef Work *w = &self.w
         w.npix, w.nfragments = f.npix, n
         w.raster = <Pixels *>self._take_bytes(n * sizeof(Pixels))
         w.order = <int32_t *>self._take_bytes(n * 4)
         w.row_start = <int32_t *>self._take_bytes((rows + 1) * 4)
-        w.filtered = <float *>self._take_bytes(f.npix * 4)
-        w.image = <float *>self._take_bytes(f.npix * 4)
-        w.owner = <int32_t *>self._take_bytes(f.npix * 4)
         w.sort = <Sort *>self._take_bytes(n * sizeof(Sort))
         for k in range(n):
             w.sort[k].key = (<int64_t>src[k].y << 32) | src[k].x0
             w.sort[k].index = <int32_t>k
         qsort(w.sort, n, sizeof(Sort), _by_key)
-        y = 0
         for k in range(n):
             w.order[w.sort[k].index] = <int32_t>k
             w.raster[k].y = src[w.sort[k].index].y
@@ -263,7 +295,68 @@ cdef class Deblender:
         w.row_start[rows] = <int32_t>n
         # What was sorted is no longer needed.
         w.used = <uint8_t *>w.sort - &self.scratch[0]
-        return 0
+
+    def begin_large(self, int64_t i):
+        """Begin a footprint that is too large to be split; False if its scratch or the output is too small (`needed`)."""
+        cdef const Footprint *f = &self.footprints[i]
+        cdef int64_t need = f.nfragments * <int64_t>(sizeof(Sort) + sizeof(Pixels) + 4) + (f.ymax - f.ymin + 2) * 4 + 512
+        need += (f.xmax - f.xmin + 1) * 8 + self.facts.minarea * 4
+        if need > self.scratch.shape[0]:
+            self.needed = need
+            return False
+        self.w.used = 0
+        self.w.filtered = <float *>self._take_bytes((f.xmax - f.xmin + 1) * 4)
+        self.w.image = <float *>self._take_bytes((f.xmax - f.xmin + 1) * 4)
+        self.brightest.heap = <float *>self._take_bytes(self.facts.minarea * 4)
+        self.brightest.m, self.brightest.seen = self.facts.minarea, 0
+        self._sort_fragments(f)
+        begin_sums(&self.sums, f.xmin, f.ymin)
+        return True
+
+    def fold_large(self, int64_t i, bint second, int64_t ya, int64_t yb, const float[:, ::1] block, int64_t y0, int64_t x0):
+        """Fold rows ya <= y < yb, top first, from a block as in `strip`; all rows once, then all again with `second`."""
+        cdef int64_t k, x
+        cdef const Footprint *f = &self.footprints[i]
+        cdef Work *w = &self.w
+        cdef Pixels p
+        for k in range(w.row_start[ya - f.ymin], w.row_start[yb - f.ymin]):
+            p = w.raster[k]
+            p.at = 0
+            for x in range(p.x0, p.x1):
+                w.image[x - p.x0] = w.filtered[x - p.x0] = block[p.y - y0, x - x0]
+            if self.taps.shape[0]:
+                filter_values(&block[0, 0], block.shape[1], block.shape[0], block.shape[1], &self.taps[0, 0],
+                              self.taps.shape[0], self.taps.shape[1], p.y - y0, p.x0 - x0, p.x1 - x0, w.filtered, False)
+            if second:
+                count_areas(&self.areas, &p, 1, w.image, self.facts.threshold, self.large.peak)
+                add_areas(&self.areas, &self.large, &p, 1, w.filtered, w.image, &self.facts)
+            else:
+                add_sums(&self.sums, &p, 1, w.filtered, w.image)
+                add_brightest(&self.brightest, &p, 1, w.filtered, self.facts.threshold)
+
+    def middle_large(self):
+        """Between the two passes of `fold_large`."""
+        end_sums(&self.large, &self.sums, False)
+        self.large.flags = 128
+        self.large.bkg = self._background(<int64_t>(self.large.x + 0.5), <int64_t>(self.large.y + 0.5))
+        begin_areas(&self.areas, &self.large, &self.facts)
+
+    def end_large(self, int64_t i):
+        """Finish; True, or False if the output is full."""
+        cdef const Footprint *f = &self.footprints[i]
+        cdef Source *s = &self.large
+        cdef int64_t k
+        if self.nsources + 1 > self.sources.shape[0] or self.npieces + f.nfragments > self.pieces.shape[0]:
+            return False
+        end_areas(s, &self.areas, &self.facts)
+        s.abcor = area_correction(&self.areas, s, self.facts.threshold)
+        s.flags |= self._edge(self.w.raster, f.nfragments)
+        s.mthresh = self.brightest.heap[0] if self.brightest.seen >= self.brightest.m else <float>0.0
+        s.parent, s.number, s.row, s.dbkg, s.spare = f.parent, 0, f.row, 0.0, 0
+        if not self.maxarea or s.npix <= self.maxarea:
+            self.sources[self.nsources] = s[0]
+            self._write(self.w.raster, f.nfragments)
+        return True
 
     cdef void *_take_bytes(self, int64_t nbytes) noexcept nogil:
         cdef void *p = &self.scratch[0] + self.w.used

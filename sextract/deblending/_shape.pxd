@@ -24,61 +24,104 @@ cdef struct Facts:
     float saturation        # in background-subtracted units it is compared with value + background
 
 
-cdef inline void shape(
-    Source *s, const Pixels *p, int64_t n, const float *filtered, const float *image, float threshold, bint keep_centre
-) noexcept nogil:
-    # Extents, barycentre, second moments, ellipse and area correction at a threshold.
-    # keep_centre: moments about the centre that `s` already has (merged objects keep the one from before).
-    cdef int64_t i, k, npix = 0, above = 0, above_half = 0
-    cdef int32_t x, xmin = 2147483647, xmax = -1, ymin = 2147483647, ymax = -1
-    cdef double v, dx, dy, flux = 0.0, sx = 0.0, sy = 0.0, sxx = 0.0, syy = 0.0, sxy = 0.0
-    cdef double xm, ym, xn, yn, x2, y2, xy, det, diff, root, mean, d
-    cdef float peak = -1e30, top = -1e30, half
-    cdef int32_t xpeak = 0, ypeak = 0
+cdef struct Sums:
+    # First pass over the pixels: sums relative to (x0, y0).
+    int32_t x0
+    int32_t y0
+    int32_t xmin
+    int32_t xmax
+    int32_t ymin
+    int32_t ymax
+    int32_t xpeak
+    int32_t ypeak
+    int64_t npix
+    float peak              # filtered, unfiltered
+    float top
+    double flux
+    double sx
+    double sy
+    double sxx
+    double syy
+    double sxy
+
+cdef struct Areas:
+    # Second pass: counts, errors, the fit of the width.
+    int64_t above           # unfiltered pixels above the threshold, and above the mean of threshold and peak
+    int64_t above_half
+    int64_t isoarea
+    int32_t iso[8]
+    float limits[8]
+    float low
+    double flux
+    double total
+    double esum
+    double exx
+    double eyy
+    double exy
+    double sw
+    double sr
+    double sl
+    double srr
+    double srl
+
+
+cdef inline void begin_sums(Sums *m, int32_t x0, int32_t y0) noexcept nogil:
+    m.x0 = x0
+    m.y0 = y0
+    m.xmin = m.ymin = 2147483647
+    m.xmax = m.ymax = -1
+    m.xpeak = m.ypeak = 0
+    m.npix = 0
+    m.peak = m.top = -1e30
+    m.flux = m.sx = m.sy = m.sxx = m.syy = m.sxy = 0.0
+
+
+cdef inline void add_sums(Sums *m, const Pixels *p, int64_t n, const float *filtered, const float *image) noexcept nogil:
+    cdef int64_t i, k
+    cdef int32_t x
+    cdef double v, dx, dy
     for i in range(n):
-        xmin = min(xmin, p[i].x0)
-        xmax = max(xmax, p[i].x1 - 1)
-        ymin = min(ymin, p[i].y)
-        ymax = max(ymax, p[i].y)
-    for i in range(n):
+        m.xmin = min(m.xmin, p[i].x0)
+        m.xmax = max(m.xmax, p[i].x1 - 1)
+        m.ymin = min(m.ymin, p[i].y)
+        m.ymax = max(m.ymax, p[i].y)
+        m.npix += p[i].x1 - p[i].x0
         k = p[i].at
-        dy = p[i].y - ymin
+        dy = p[i].y - m.y0
         for x in range(p[i].x0, p[i].x1):
             v = filtered[k]
-            dx = x - xmin
-            if filtered[k] > peak:
-                peak = filtered[k]
-                xpeak = x
-                ypeak = p[i].y
-            if image[k] > top:
-                top = image[k]
-            flux += v
-            sx += v * dx
-            sy += v * dy
-            sxx += v * dx * dx
-            syy += v * dy * dy
-            sxy += v * dx * dy
+            dx = x - m.x0
+            if filtered[k] > m.peak:
+                m.peak = filtered[k]
+                m.xpeak = x
+                m.ypeak = p[i].y
+            if image[k] > m.top:
+                m.top = image[k]
+            m.flux += v
+            m.sx += v * dx
+            m.sy += v * dy
+            m.sxx += v * dx * dx
+            m.syy += v * dy * dy
+            m.sxy += v * dx * dy
             k += 1
-        npix += p[i].x1 - p[i].x0
-    half = (threshold + top) / 2
-    for i in range(n):
-        for k in range(p[i].at, p[i].at + p[i].x1 - p[i].x0):
-            above += image[k] > threshold
-            above_half += image[k] > half
-    xm = sx / flux
-    ym = sy / flux
+
+
+cdef inline void end_sums(Source *s, const Sums *m, bint keep_centre) noexcept nogil:
+    # Extents, barycentre, second moments and ellipse.
+    # keep_centre: moments about the centre that `s` already has (merged objects keep the one from before).
+    cdef double xm = m.sx / m.flux, ym = m.sy / m.flux, xn, yn, x2, y2, xy, det, diff, root, mean
     if keep_centre:
-        xn = s.x - xmin
-        yn = s.y - ymin
-        x2 = sxx / flux + xn * xn - 2 * xm * xn
-        y2 = syy / flux + yn * yn - 2 * ym * yn
-        xy = sxy / flux + xn * yn - xm * yn - xn * ym
+        xn = s.x - m.x0
+        yn = s.y - m.y0
+        x2 = m.sxx / m.flux + xn * xn - 2 * xm * xn
+        y2 = m.syy / m.flux + yn * yn - 2 * ym * yn
+        xy = m.sxy / m.flux + xn * yn - xm * yn - xn * ym
     else:
-        s.x = xm + xmin
-        s.y = ym + ymin
-        x2 = sxx / flux - xm * xm
-        y2 = syy / flux - ym * ym
-        xy = sxy / flux - xm * ym
+        s.x = xm + m.x0
+        s.y = ym + m.y0
+        x2 = m.sxx / m.flux - xm * xm
+        y2 = m.syy / m.flux - ym * ym
+        xy = m.sxy / m.flux - xm * ym
     s.singular = 0
     det = x2 * y2 - xy * xy
     # A line of pixels has no width: give it that of a pixel (1/12), as below this determinant ((1/12)²).
@@ -99,40 +142,175 @@ cdef inline void shape(
     s.x2 = x2
     s.y2 = y2
     s.xy = xy
-    if threshold > 0.0 and half > 0.0:
-        d = <double>(above_half - above)
-        if d >= 0.0:
-            d = -1.0
-        d /= 2.0 * M_PI * s.a * s.b * log(threshold / half if threshold < half else 0.99)
-        s.abcor = <float>(d if d < 1.0 else 1.0)
-    else:
-        s.abcor = 1.0
-    s.fdflux = <float>flux
-    s.fdpeak = peak
-    s.peak = top
-    s.npix = npix
-    s.xmin = xmin
-    s.xmax = xmax
-    s.ymin = ymin
-    s.ymax = ymax
-    s.xpeak = xpeak
-    s.ypeak = ypeak
+    s.fdflux = <float>m.flux
+    s.fdpeak = m.peak
+    s.peak = m.top
+    s.npix = m.npix
+    s.xmin = m.xmin
+    s.xmax = m.xmax
+    s.ymin = m.ymin
+    s.ymax = m.ymax
+    s.xpeak = m.xpeak
+    s.ypeak = m.ypeak
 
 
-cdef inline float nth_brightest(
-    const Pixels *p, int64_t n, const float *filtered, float threshold, int64_t m, float *heap
+cdef inline void begin_areas(Areas *t, const Source *s, const Facts *f) noexcept nogil:
+    cdef int32_t j
+    t.above = t.above_half = t.isoarea = 0
+    t.flux = t.total = t.esum = t.exx = t.eyy = t.exy = t.sw = t.sr = t.sl = t.srr = t.srl = 0.0
+    for j in range(8):
+        t.iso[j] = 0
+        t.limits[j] = 0.0
+        if s.peak > 0.0 and f.analysis > 0.0:
+            t.limits[j] = f.analysis * <float>pow(s.peak / f.analysis, <float>j / 8)
+    t.low = s.peak / <float>5.0
+    if t.low < f.analysis:
+        t.low = f.analysis
+
+
+cdef inline void count_areas(
+    Areas *t, const Pixels *p, int64_t n, const float *image, float threshold, float peak
 ) noexcept nogil:
+    # What the area correction needs.
+    cdef int64_t i, k
+    cdef float half = (threshold + peak) / 2
+    for i in range(n):
+        for k in range(p[i].at, p[i].at + p[i].x1 - p[i].x0):
+            t.above += image[k] > threshold
+            t.above_half += image[k] > half
+
+
+cdef inline float area_correction(const Areas *t, const Source *s, float threshold) noexcept nogil:
+    # Area of the footprint over that of a Gaussian with its moments, from two isophotes; at most 1.
+    cdef float half = (threshold + s.peak) / 2
+    cdef double d
+    if not (threshold > 0.0 and half > 0.0):
+        return 1.0
+    d = <double>(t.above_half - t.above)
+    if d >= 0.0:
+        d = -1.0
+    d /= 2.0 * M_PI * s.a * s.b * log(threshold / half if threshold < half else 0.99)
+    return <float>(d if d < 1.0 else 1.0)
+
+
+cdef inline void add_areas(
+    Areas *t, const Source *s, const Pixels *p, int64_t n, const float *filtered, const float *image, const Facts *f
+) noexcept nogil:
+    cdef int64_t i, k
+    cdef int32_t x, j
+    cdef float pix
+    cdef double dx, dy, e, w, r2, lv
+    for i in range(n):
+        k = p[i].at
+        dy = p[i].y - s.y
+        for x in range(p[i].x0, p[i].x1):
+            pix = image[k]
+            dx = x - s.x
+            t.flux += pix
+            t.isoarea += pix > f.analysis
+            e = f.rms2
+            if f.gain > 0.0 and filtered[k] > 0.0:
+                e += filtered[k] / f.gain
+            t.total += filtered[k]
+            t.esum += e
+            t.exx += e * dx * dx
+            t.eyy += e * dy * dy
+            t.exy += e * dx * dy
+            for j in range(8):
+                if not pix > t.limits[j]:
+                    break
+                t.iso[j] += 1
+            if pix > t.low and pix + s.bkg < f.saturation:
+                r2 = dx * dx + dy * dy
+                lv = log(pix)
+                w = <double>pix * pix
+                t.sw += w
+                t.sr += r2 * w
+                t.sl += lv * w
+                t.srr += r2 * r2 * w
+                t.srl += r2 * lv * w
+            k += 1
+
+
+cdef inline void end_areas(Source *s, Areas *t, const Facts *f) noexcept nogil:
+    # Photometry, areas, position errors and FWHM.
+    cdef double total, d, b, bmin
+    cdef int32_t j
+    s.dthresh = f.threshold
+    s.thresh = f.analysis
+    s.flux_iso = t.flux
+    s.var_iso = s.npix * f.rms2
+    s.isoarea = <int32_t>t.isoarea
+    for j in range(8):
+        s.iso[j] = t.iso[j]
+    t.esum *= 0.08333
+    if s.singular and t.exx * t.eyy - t.exy * t.exy < t.esum * t.esum:
+        t.exx += t.esum
+        t.eyy += t.esum
+    total = t.total * t.total
+    s.errx2 = t.exx / total
+    s.erry2 = t.eyy / total
+    s.errxy = t.exy / total
+    d = t.sw * t.srr - t.sr * t.sr
+    s.fwhm = 0.0
+    if fabs(d) > 0.0:
+        b = -(t.sw * t.srl - t.sr * t.sl) / d
+        bmin = 1.0 / (13.0 * s.a * s.b)
+        s.fwhm = <float>(1.6651 / sqrt(b if b > bmin else bmin))
+        if s.fwhm > 0.0:
+            s.fwhm -= <float>(1.0 / (4.0 * s.fwhm))
+    if s.peak + s.bkg >= f.saturation:
+        s.flags |= 4
+
+
+cdef inline void shape(
+    Source *s, const Pixels *p, int64_t n, const float *filtered, const float *image, float threshold, bint keep_centre
+) noexcept nogil:
+    # Shape and area correction of a list of pixels, at a threshold.
+    cdef Sums m
+    cdef Areas t
+    cdef int64_t i
+    cdef int32_t xmin = 2147483647, ymin = 2147483647
+    for i in range(n):
+        xmin = min(xmin, p[i].x0)
+        ymin = min(ymin, p[i].y)
+    begin_sums(&m, xmin, ymin)
+    add_sums(&m, p, n, filtered, image)
+    end_sums(s, &m, keep_centre)
+    t.above = t.above_half = 0
+    count_areas(&t, p, n, image, threshold, s.peak)
+    s.abcor = area_correction(&t, s, threshold)
+
+
+cdef inline void isophotal(
+    Source *s, const Pixels *p, int64_t n, const float *filtered, const float *image, const Facts *f
+) noexcept nogil:
+    # Photometry, areas, position errors and FWHM over the pixels of a list whose shape is known.
+    cdef Areas t
+    begin_areas(&t, s, f)
+    add_areas(&t, s, p, n, filtered, image, f)
+    end_areas(s, &t, f)
+
+
+cdef struct Brightest:
     # SExtractor's `mthresh`: nearly the m-th brightest value above the threshold, by a heap whose sift skips an entry.
-    # The order of the list matters: the first m values fill it, the next only sorts it, later ones may replace its least.
-    cdef int64_t i, k, seen = 0, j, c, a
+    float *heap
+    int64_t m
+    int64_t seen
+
+
+cdef inline void add_brightest(Brightest *h, const Pixels *p, int64_t n, const float *filtered, float threshold) noexcept nogil:
+    # The order of the list matters: the first m values fill the heap, the next only sorts it, later ones may replace its least.
+    cdef int64_t i, k, j, c, a
     cdef float v, t
+    cdef float *heap = h.heap
     for i in range(n):
         for k in range(p[i].at, p[i].at + p[i].x1 - p[i].x0):
             v = filtered[k] - threshold
-            if seen < m:
-                heap[seen] = v
-            elif seen == m:
-                for j in range(1, m):
+            if h.seen < h.m:
+                heap[h.seen] = v
+            elif h.seen == h.m:
+                for j in range(1, h.m):
                     t = heap[j]
                     a = j - 1
                     while a >= 0 and heap[a] > t:
@@ -142,9 +320,9 @@ cdef inline float nth_brightest(
             elif v > heap[0]:
                 heap[0] = v
                 j = 0
-                while 2 * j + 1 < m:
+                while 2 * j + 1 < h.m:
                     c = 2 * j + 1
-                    if c + 1 < m and heap[c + 1] < heap[c]:
+                    if c + 1 < h.m and heap[c + 1] < heap[c]:
                         c += 1
                     if not heap[j] > heap[c]:
                         break
@@ -152,81 +330,15 @@ cdef inline float nth_brightest(
                     heap[j] = heap[c]
                     heap[c] = t
                     j = c + 1
-            seen += 1
-    return heap[0] if seen >= m else <float>0.0
+            h.seen += 1
 
 
-cdef inline void isophotal(
-    Source *s, const Pixels *p, int64_t n, const float *filtered, const float *image, const Facts *f
+cdef inline float nth_brightest(
+    const Pixels *p, int64_t n, const float *filtered, float threshold, int64_t m, float *heap
 ) noexcept nogil:
-    # Photometry, areas, position errors and FWHM over the pixels of a list whose shape is known.
-    cdef int64_t i, k, area = 0
-    cdef int32_t x, j
-    cdef int32_t iso[8]
-    cdef float limits[8]
-    cdef float pix, low
-    cdef double flux = 0.0, dx, dy, e, esum = 0.0, exx = 0.0, eyy = 0.0, exy = 0.0, total = 0.0
-    cdef double w, r2, lv, sw = 0.0, sr = 0.0, sl = 0.0, srr = 0.0, srl = 0.0, d, b, bmin
-    s.dthresh = f.threshold
-    s.thresh = f.analysis
-    for j in range(8):
-        iso[j] = 0
-        limits[j] = 0.0
-        if s.peak > 0.0 and s.thresh > 0.0:
-            limits[j] = s.thresh * <float>pow(s.peak / s.thresh, <float>j / 8)
-    low = s.peak / <float>5.0
-    if low < s.thresh:
-        low = s.thresh
-    for i in range(n):
-        k = p[i].at
-        dy = p[i].y - s.y
-        for x in range(p[i].x0, p[i].x1):
-            pix = image[k]
-            dx = x - s.x
-            flux += pix
-            area += pix > s.thresh
-            e = f.rms2
-            if f.gain > 0.0 and filtered[k] > 0.0:
-                e += filtered[k] / f.gain
-            total += filtered[k]
-            esum += e
-            exx += e * dx * dx
-            eyy += e * dy * dy
-            exy += e * dx * dy
-            for j in range(8):
-                if not pix > limits[j]:
-                    break
-                iso[j] += 1
-            if pix > low and pix + s.bkg < f.saturation:
-                r2 = dx * dx + dy * dy
-                lv = log(pix)
-                w = <double>pix * pix
-                sw += w
-                sr += r2 * w
-                sl += lv * w
-                srr += r2 * r2 * w
-                srl += r2 * lv * w
-            k += 1
-    s.flux_iso = flux
-    s.var_iso = s.npix * f.rms2
-    s.isoarea = <int32_t>area
-    for j in range(8):
-        s.iso[j] = iso[j]
-    esum *= 0.08333
-    if s.singular and exx * eyy - exy * exy < esum * esum:
-        exx += esum
-        eyy += esum
-    total *= total
-    s.errx2 = exx / total
-    s.erry2 = eyy / total
-    s.errxy = exy / total
-    d = sw * srr - sr * sr
-    s.fwhm = 0.0
-    if fabs(d) > 0.0:
-        b = -(sw * srl - sr * sl) / d
-        bmin = 1.0 / (13.0 * s.a * s.b)
-        s.fwhm = <float>(1.6651 / sqrt(b if b > bmin else bmin))
-        if s.fwhm > 0.0:
-            s.fwhm -= <float>(1.0 / (4.0 * s.fwhm))
-    if s.peak + s.bkg >= f.saturation:
-        s.flags |= 4
+    cdef Brightest h
+    h.heap = heap
+    h.m = m
+    h.seen = 0
+    add_brightest(&h, p, n, filtered, threshold)
+    return heap[0] if h.seen >= m else <float>0.0

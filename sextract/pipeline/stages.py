@@ -151,7 +151,7 @@ class Stages:
         self.deblender = _deblend.Deblender(
             frame.ext_number, frame.width, frame.height, self.taps, b.nthresh, b.mincont, d.minarea, d.maxarea,
             frame.threshold, frame.analysis_threshold, frame.rms, frame.gain, frame.saturation,
-            self.background.back, grid.cell_width, grid.cell_height,
+            self.background.back, grid.cell_width, grid.cell_height, b.max_footprint_px,
         )  # fmt: skip
 
     def load(self, box: Box, out: NDArray[np.float32]) -> int:
@@ -236,12 +236,8 @@ class Stages:
         g, d = self.tiles, self.deblender
         d.begin(footprints, fragments, work, sources, pieces, self.floats, self.held, g.rows, g.columns, g.halo_y, g.halo_x)
         done, why = d.run(first)
-        while why == _deblend.MISSING:
-            if not d.prepare(done):
-                why = _deblend.SCRATCH
-                break
-            self._load_values(done, footprints[done], strip)
-            why = d.finish(done)
+        while why in (_deblend.MISSING, _deblend.LARGE):
+            why = self._split_by_strips(done, footprints[done], strip, why)
             if why != _deblend.DONE:
                 break
             done, why = d.run(done + 1)
@@ -253,8 +249,26 @@ class Stages:
         """Room for as many full rows as the filter needs."""
         return -(-max(4 * self.tiles.width * (2 * self.tiles.halo_y + 1), READ_BYTES) // 64) * 64
 
-    def _load_values(self, i: int, f: Any, strip: NDArray[np.float32]) -> None:
-        """Give the deblender the values of a footprint whose tiles aren't held, strip by strip."""
+    def _split_by_strips(self, i: int, f: Any, strip: NDArray[np.float32], why: int) -> int:
+        """A footprint whose tiles aren't held, or that is too large to be split: its values strip by strip."""
+        d = self.deblender
+        if why == _deblend.LARGE:
+            if not d.begin_large(i):
+                return _deblend.SCRATCH
+            for second in (False, True):
+                for ya, yb, box, block in self._strips(f, strip):
+                    d.fold_large(i, second, ya, yb, block, box.y0, box.x0)
+                if not second:
+                    d.middle_large()
+            return _deblend.DONE if d.end_large(i) else _deblend.OUTPUT
+        if not d.prepare(i):
+            return _deblend.SCRATCH
+        for ya, yb, box, block in self._strips(f, strip):
+            d.strip(i, ya, yb, block, box.y0, box.x0)
+        return d.finish(i)
+
+    def _strips(self, f: Any, strip: NDArray[np.float32]) -> Iterator[tuple[int, int, Box, NDArray[np.float32]]]:
+        """Rows of a footprint, and a block with their pixels and the filter's halo."""
         g = self.tiles
         x0, x1 = max(int(f["xmin"]) - g.halo_x, 0), min(int(f["xmax"]) + 1 + g.halo_x, g.width)
         step = len(strip) // (x1 - x0) - 2 * g.halo_y
@@ -263,7 +277,7 @@ class Stages:
             box = Box(max(ya - g.halo_y, 0), x0, min(yb + g.halo_y, g.height), x1)
             block = strip[: box.size].reshape(box.shape)
             self._pixels(box, block)
-            self.deblender.strip(i, ya, yb, block, box.y0, box.x0)
+            yield ya, yb, box, block
 
     def _pixels(self, box: Box, out: NDArray[np.float32]) -> None:
         self._cutter(np.empty(0, SOURCE), np.empty(0, FRAGMENT), 0).pixels(box, out)
