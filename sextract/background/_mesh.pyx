@@ -3,10 +3,60 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
 from sextract.background._cell cimport (
-    MAX_LEVELS, Cell, cut, find_mode, fold_histogram, fold_usable, fold_within, open_cell, scale_levels
+    MAX_LEVELS, TOGETHER, Cell, cut, find_mode, fold_histogram, fold_side_by_side, fold_usable, fold_within, open_cell,
+    scale_levels
 )
 
 HISTOGRAM_ENTRIES = MAX_LEVELS + 1
+
+
+cdef void find_ranges(
+    const float[:, :] pixels,
+    Py_ssize_t x,
+    Py_ssize_t cell_width,
+    Py_ssize_t first_line,
+    Py_ssize_t line_step,
+    Py_ssize_t lines,
+    Cell *cells,
+    Py_ssize_t count,
+) noexcept nogil:
+    # Stages 1 and 2 for one cell, or TOGETHER whole ones from x on.
+    cdef Py_ssize_t i, y, k, stage, n = min(cell_width, pixels.shape[1] - x)
+    for k in range(count):
+        open_cell(&cells[k])
+    for stage in range(2):
+        for i in range(lines):
+            y = first_line + i * line_step
+            if count == TOGETHER:
+                fold_side_by_side(cells, &pixels[y, x], n, stage == 1)
+            elif stage == 0:
+                fold_usable(cells, &pixels[y, x], n)
+            else:
+                fold_within(cells, &pixels[y, x], n)
+        for k in range(count):
+            if stage == 0:
+                cut(&cells[k], (n * lines + 1) // 2)
+            else:
+                scale_levels(&cells[k])
+
+
+cdef void read_cell(
+    const float[:, :] pixels,
+    Py_ssize_t x,
+    Py_ssize_t n,
+    const Cell *cell,
+    double pearson,
+    uint32_t *histogram,
+    float *back,
+    float *sigma,
+) noexcept nogil:
+    # Stage 3 and the mode.
+    cdef Py_ssize_t y
+    if not cell.bad:
+        memset(histogram, 0, cell.levels * sizeof(uint32_t))
+        for y in range(pixels.shape[0]):
+            fold_histogram(cell, histogram, &pixels[y, x], n)
+    find_mode(cell, histogram, pearson, back, sigma)
 
 
 def measure_row(
@@ -21,25 +71,18 @@ def measure_row(
     float[::1] sigma,
 ):
     # All cells of one row of cells; the limits come from `lines` lines, first_line + k·line_step.
-    cdef Py_ssize_t width = pixels.shape[1], height = pixels.shape[0], k, y, x, n
-    cdef Cell cell
-    cdef uint32_t *h = &histogram[0]
+    cdef Py_ssize_t width = pixels.shape[1], k = 0, i, x, count
+    cdef Cell cells[TOGETHER]
     with nogil:
-        for k in range(back.shape[0]):
-            x = k * cell_width
-            n = width - x if width - x < cell_width else cell_width
-            open_cell(&cell)
-            for y in range(lines):
-                fold_usable(&cell, &pixels[first_line + y * line_step, x], n)
-            cut(&cell, (n * lines + 1) // 2)
-            if not cell.bad:
-                for y in range(lines):
-                    fold_within(&cell, &pixels[first_line + y * line_step, x], n)
-                scale_levels(&cell)
-                memset(h, 0, cell.levels * sizeof(uint32_t))
-                for y in range(height):
-                    fold_histogram(&cell, h, &pixels[y, x], n)
-            find_mode(&cell, h, pearson, &back[k], &sigma[k])
+        while k < back.shape[0]:
+            count = TOGETHER if (k + TOGETHER) * cell_width <= width else 1
+            find_ranges(pixels, k * cell_width, cell_width, first_line, line_step, lines, cells, count)
+            for i in range(count):
+                x = k * cell_width
+                read_cell(
+                    pixels, x, min(cell_width, width - x), &cells[i], pearson, &histogram[0], &back[k], &sigma[k]
+                )
+                k += 1
 
 
 cdef class Stream:
