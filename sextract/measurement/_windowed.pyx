@@ -138,7 +138,7 @@ cdef inline void add_light(Sums *t, const Chunk *c, int n, double dy) noexcept n
     cdef double flux = t.flux, x = t.x, y = t.y, x2 = t.x2, y2 = t.y2, xy = t.xy, value, dx
     cdef int i
     for i in range(n):
-        value, dx = c.weight[i] * c.value[i], c.dx[i]
+        value, dx = <double>c.weight[i] * c.value[i], c.dx[i]
         flux += value
         x += value * dx
         y += value * dy
@@ -155,7 +155,7 @@ cdef inline void add_noise(Sums *t, const Chunk *c, int n, double dy, double var
         var, dx = variance, c.dx[i]
         if gain > 0 and c.value[i] > 0:
             var += c.value[i] / gain
-        var *= c.weight[i] * c.weight[i]
+        var *= <double>c.weight[i] * c.weight[i]
         total += var
         x2 += var * (dx * dx + PIXEL_ERROR)
         y2 += var * (dy * dy + PIXEL_ERROR)

@@ -16,14 +16,22 @@ ISO_LEVELS = 8
 COLUMNS = (
     Column("BACKGROUND", "f4", "count", "G12.7", "Background at centroid position", "instr.skyLevel"),
     Column(
-        "THRESHOLD", "f4", "count", "G12.7", "Detection threshold above background",
+        "THRESHOLD",
+        "f4",
+        "count",
+        "G12.7",
+        "Detection threshold above background",
         "instr.sensitivity;phot.flux.sb",
     ),
     Column("THRESHOLDMAX", "f4", "count", "G12.7", "Maximum threshold possible for detection", "phot.flux.sb;stat.max"),
     Column("FLUX_MAX", "f4", "count", "G12.7", "Peak flux above background", "phot.flux.sb;stat.max"),
     Column("ISOAREA_IMAGE", "i4", "pixel**2", "I9", "Isophotal area above Analysis threshold", "phys.area"),
     Column(
-        "ISOAREAF_IMAGE", "i4", "pixel**2", "I9", "Isophotal area (filtered) above Detection threshold",
+        "ISOAREAF_IMAGE",
+        "i4",
+        "pixel**2",
+        "I9",
+        "Isophotal area (filtered) above Detection threshold",
         "phys.area",
     ),
     *(
@@ -33,7 +41,7 @@ COLUMNS = (
 )
 
 
-@measurement("background_columns", columns=COLUMNS)
+@measurement("background_columns", columns=COLUMNS, needs=("local",))
 def background_columns(batch: Batch) -> None:
     """Fill BACKGROUND, THRESHOLD, THRESHOLDMAX, FLUX_MAX (float32, ADU) and the areas (int32, pixels).
 

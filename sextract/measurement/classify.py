@@ -17,9 +17,7 @@ from sextract.records import Column
 # Eight areas, the peak and the seeing.
 INPUTS = 10
 
-COLUMNS = (
-    Column("CLASS_STAR", "f4", "", "F6.3", "S/G classifier output", "src.class.starGalaxy"),
-)
+COLUMNS = (Column("CLASS_STAR", "f4", "", "F6.3", "S/G classifier output", "src.class.starGalaxy"),)
 
 
 def load_network(name: str) -> Network:
@@ -50,7 +48,7 @@ def stellarity(network: Network, values: Array) -> Array:
     return np.asarray((values[:, 0] - network.out_bias[0]) / network.out_scale[0])
 
 
-@measurement("classify", columns=COLUMNS)
+@measurement("classify", columns=COLUMNS, needs=("local",))
 def classify(batch: Batch) -> None:
     """Fill CLASS_STAR: float32, from 0 (galaxy) to 1 (star)."""
     s, photometry = batch.sources, batch.settings.photometry

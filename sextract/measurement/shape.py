@@ -33,7 +33,11 @@ COLUMNS = (
     Column("ELONGATION", "f4", "", "F8.3", "A_IMAGE/B_IMAGE", "src.ellipticity;arith.ratio;instr.det"),
     Column("ELLIPTICITY", "f4", "", "F8.3", "1 - B_IMAGE/A_IMAGE", "src.ellipticity;instr.det"),
     Column(
-        "POLAR_IMAGE", "f4", "", "F7.5", "(A_IMAGE^2 - B_IMAGE^2)/(A_IMAGE^2 + B_IMAGE^2)",
+        "POLAR_IMAGE",
+        "f4",
+        "",
+        "F7.5",
+        "(A_IMAGE^2 - B_IMAGE^2)/(A_IMAGE^2 + B_IMAGE^2)",
         "src.ellipticity;instr.det",
     ),
     Column("FWHM_IMAGE", "f4", "pixel", "F8.2", "FWHM assuming a gaussian core", "phys.size.diameter;instr.det.psf"),

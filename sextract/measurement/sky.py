@@ -36,8 +36,7 @@ CHUNK_ROWS = 2048
 # Obliquity of the ecliptic at J2000 (IAU 1976), arcsec.
 OBLIQUITY = 84381.448
 J2000 = 2000.0
-JD_J2000 = 2451545.0
-DAYS_PER_YEAR = 365.25
+ARCSEC_PER_DEG = 3600.0
 
 CELESTIAL = re.compile(r"(RA--|DEC-|[A-Z]LON|[A-Z]LAT|[A-Z]{2}L[NT])-")
 DISTORTION = re.compile(r"PV[12]_\d+ *=")
@@ -49,44 +48,89 @@ BARYCENTRE = (
     Column("X_WORLD", "f8", "deg", "E18.10", "Barycenter position along world x axis", "pos.eq.ra", stage="table"),
     Column("Y_WORLD", "f8", "deg", "E18.10", "Barycenter position along world y axis", "pos.eq.dec", stage="table"),
     Column(
-        "ALPHA_SKY", "f8", "deg", "F11.7", "Right ascension of barycenter (native)",
-        "pos.eq.ra;pos.barycenter", stage="table",
+        "ALPHA_SKY",
+        "f8",
+        "deg",
+        "F11.7",
+        "Right ascension of barycenter (native)",
+        "pos.eq.ra;pos.barycenter",
+        stage="table",
     ),
     Column(
-        "DELTA_SKY", "f8", "deg", "F11.7", "Declination of barycenter (native)",
-        "pos.eq.dec;pos.barycenter", stage="table",
+        "DELTA_SKY",
+        "f8",
+        "deg",
+        "F11.7",
+        "Declination of barycenter (native)",
+        "pos.eq.dec;pos.barycenter",
+        stage="table",
     ),
     Column(
-        "ALPHA_J2000", "f8", "deg", "F11.7", "Right ascension of barycenter (J2000)",
-        "pos.eq.ra;pos.barycenter;meta.main", stage="table",
+        "ALPHA_J2000",
+        "f8",
+        "deg",
+        "F11.7",
+        "Right ascension of barycenter (J2000)",
+        "pos.eq.ra;pos.barycenter;meta.main",
+        stage="table",
     ),
     Column(
-        "DELTA_J2000", "f8", "deg", "F11.7", "Declination of barycenter (J2000)",
-        "pos.eq.dec;pos.barycenter;meta.main", stage="table",
+        "DELTA_J2000",
+        "f8",
+        "deg",
+        "F11.7",
+        "Declination of barycenter (J2000)",
+        "pos.eq.dec;pos.barycenter;meta.main",
+        stage="table",
     ),
 )
 
 PEAK = (
     Column(
-        "XPEAK_WORLD", "f8", "deg", "E18.10", "World-x coordinate of the brightest pixel",
-        "pos.eq.ra", stage="table",
+        "XPEAK_WORLD",
+        "f8",
+        "deg",
+        "E18.10",
+        "World-x coordinate of the brightest pixel",
+        "pos.eq.ra",
+        stage="table",
     ),
     Column(
-        "YPEAK_WORLD", "f8", "deg", "E18.10", "World-y coordinate of the brightest pixel",
-        "pos.eq.dec", stage="table",
+        "YPEAK_WORLD",
+        "f8",
+        "deg",
+        "E18.10",
+        "World-y coordinate of the brightest pixel",
+        "pos.eq.dec",
+        stage="table",
     ),
     Column(
-        "ALPHAPEAK_SKY", "f8", "deg", "F11.7", "Right ascension of brightest pix (native)",
-        "pos.eq.ra", stage="table",
+        "ALPHAPEAK_SKY",
+        "f8",
+        "deg",
+        "F11.7",
+        "Right ascension of brightest pix (native)",
+        "pos.eq.ra",
+        stage="table",
     ),
     Column("DELTAPEAK_SKY", "f8", "deg", "F11.7", "Declination of brightest pix (native)", "pos.eq.dec", stage="table"),
     Column(
-        "ALPHAPEAK_J2000", "f8", "deg", "F11.7", "Right ascension of brightest pix (J2000)",
-        "pos.eq.ra", stage="table",
+        "ALPHAPEAK_J2000",
+        "f8",
+        "deg",
+        "F11.7",
+        "Right ascension of brightest pix (J2000)",
+        "pos.eq.ra",
+        stage="table",
     ),
     Column(
-        "DELTAPEAK_J2000", "f8", "deg", "F11.7", "Declination of brightest pix (J2000)",
-        "pos.eq.dec", stage="table",
+        "DELTAPEAK_J2000",
+        "f8",
+        "deg",
+        "F11.7",
+        "Declination of brightest pix (J2000)",
+        "pos.eq.dec",
+        stage="table",
     ),
 )
 
@@ -188,7 +232,7 @@ def _to_equatorial(system: str) -> Callable[[Array, Array], tuple[Array, Array]]
     from astropy.coordinates import Galactic, Supergalactic
 
     if system == "ELON":
-        angle = np.deg2rad(OBLIQUITY / 3600.0)
+        angle = np.deg2rad(OBLIQUITY / ARCSEC_PER_DEG)
         c, s = np.cos(angle), np.sin(angle)
         matrix = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
         return lambda lon, lat: rotate(matrix, lon, lat)
@@ -223,10 +267,14 @@ def _through_astropy(frame: Any) -> Callable[[Array, Array], tuple[Array, Array]
 
 
 def precession(equinox: float) -> Array:
-    """Rotation (3, 3) from the equator and equinox of a Julian epoch to J2000, IAU 1976."""
-    from erfa import prec76
-
-    zeta, z, theta = prec76(JD_J2000 + (equinox - J2000) * DAYS_PER_YEAR, 0.0, JD_J2000, 0.0)
+    """Rotation (3, 3) from the mean equator and equinox of a Julian epoch to J2000, IAU 1976."""
+    start = (equinox - J2000) / 100.0
+    t = -start
+    both = 2306.2181 + (1.39656 - 0.000139 * start) * start
+    zeta = both + ((0.30188 - 0.000344 * start) + 0.017998 * t) * t
+    z = both + ((1.09468 + 0.000066 * start) + 0.018203 * t) * t
+    theta = 2004.3109 - (0.85330 + 0.000217 * start) * start - ((0.42665 + 0.000217 * start) + 0.041833 * t) * t
+    zeta, z, theta = (np.deg2rad(angle * t / ARCSEC_PER_DEG) for angle in (zeta, z, theta))
     return _about_z(-z) @ _about_y(theta) @ _about_z(-zeta)
 
 
