@@ -5,6 +5,15 @@ per image row the spline in y gives the nodes of that row, the spline in x its p
 SExtractor's order of operations, which gives the bits of its -BACKGROUND image.  The RMS surface is the same spline
 through sigma.
 
+* Nodes lie at the middle of cells, (k + ½)·size for all of them, the smaller last ones included.
+* In y: place = y/size − ½ in float32; value = c·lo + d·hi + (c³ − c)·D_lo + (d³ − d)·D_hi, with D the second derivatives
+  along a column of nodes and c = 1 − d.
+* D follows the recurrence of a natural spline but is divided by 6 within the back-substitution, node by node, where a
+  true spline divides once at the end: SExtractor's surface, not the textbook's.
+* In x: the same recurrence along the row's nodes; the place of a pixel is summed up in float32 steps of 1/size from the
+  middle of a cell on (in the first and last piece from the image's edge, or on to it).
+* A single row of cells is joined by straight lines; a single column is constant along the row.
+
 How cells get their values is in ``mesh.py`` and ``repair.py``.
 """
 
