@@ -6,8 +6,8 @@ SExtractor's order of operations, which gives the bits of its -BACKGROUND image.
 through sigma.
 
 * Nodes lie at the middle of cells, (k + ½)·size for all of them, the smaller last ones included.
-* In y: place = y/size − ½ in float32; value = c·lo + d·hi + (c³ − c)·D_lo + (d³ − d)·D_hi, with D the second derivatives
-  along a column of nodes and c = 1 − d.
+* In y: place = y/size − ½ in float32; value = c·lo + d·hi + (c³ − c)·D_lo + (d³ − d)·D_hi, with D the second
+  derivatives along a column of nodes, d the place between two of them and c = 1 − d.
 * D follows the recurrence of a natural spline but is divided by 6 within the back-substitution, node by node, where a
   true spline divides once at the end: SExtractor's surface, not the textbook's.
 * In x: the same recurrence along the row's nodes; the place of a pixel is summed up in float32 steps of 1/size from the
