@@ -47,8 +47,8 @@ _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal
 _MAX_CRASHES = 2
 # Kills come from outside (out of memory, an operator); three in one task won't stop by themselves.
 _MAX_KILLS = 3
-# Workers or templates lost in a row without a single answer.
-_MAX_LOST = 8
+# Losses for which no task is to blame, per worker, without a single answer in between.
+_MAX_LOST = 5
 # After this long an end is enforced.
 _CLOSE_SECONDS = 0.5
 
@@ -85,7 +85,7 @@ class ProcessBackend:
     workers : int
         Number of worker processes.
     handler_factory : callable
-        ``(slot) -> handler``, called in each worker; what it refers to (slab, spill file, settings) comes with the fork.
+        ``(slot) -> handler``, called in each worker; what it refers to (slab, spill, settings) comes with the fork.
 
     Raises
     ------
@@ -358,11 +358,13 @@ class ProcessBackend:
                 pass
         jobs = list(worker.jobs)
         self._forget(worker)
-        self._lost += 1
-        if self._lost > _MAX_LOST:
-            raise WorkerError(f"workers end again and again before they have done anything ({_end_text(code)})")
-        if code is not None and worker.ready and jobs and not self._judge(jobs[0], code):
-            del jobs[0]
+        if code is not None and worker.ready and jobs:
+            if not self._judge(jobs[0], code):
+                del jobs[0]
+        elif code is not None:
+            self._lost += 1
+            if self._lost > _MAX_LOST * self.workers:
+                raise WorkerError(f"workers end again and again before they have done anything ({_end_text(code)})")
         for job in reversed(jobs):
             self._queue_of(job).appendleft(job)
 

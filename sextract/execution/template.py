@@ -73,7 +73,9 @@ def _run_child(body: Callable[[], None], ignored: Iterable[signal.Signals]) -> N
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # What the template ignores, its workers don't.
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         for number in ignored:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -121,14 +123,18 @@ class Template:
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        try:
-            while self._step():
-                pass
-        finally:
-            for pid in self._children:
-                os.kill(pid, signal.SIGKILL)
-            for pid in self._children:
-                os.waitpid(pid, 0)
+        with self._control, self._wake, self._woken:
+            try:
+                # A parent that hangs up while there is news for it resets the connection.
+                with suppress(ConnectionResetError, BrokenPipeError):
+                    while self._step():
+                        pass
+            finally:
+                signal.set_wakeup_fd(-1)
+                for pid in self._children:
+                    os.kill(pid, signal.SIGKILL)
+                for pid in self._children:
+                    os.waitpid(pid, 0)
 
     def _step(self) -> bool:
         """Wait for a request or the end of a child; False when the parent has hung up."""
@@ -160,7 +166,7 @@ class Template:
 
         with near, far:
             try:
-                pid = fork(body, [signal.SIGINT])
+                pid = fork(body, [signal.SIGINT, signal.SIGHUP])
             except OSError as exc:
                 self._control.send(EVENT.pack(FAILED, slot, exc.errno or 0))
                 return

@@ -1,7 +1,7 @@
 """Splits the memory limit, and counts what was lent out under which name.
 
 Arithmetic only: nothing is allocated, read or measured here.  What is really held is ``gauge.py``'s business, who may
-have which bytes is ``slab.py``'s, and what the machine allows ``machine.py``'s.
+have which bytes is ``slab.py``'s.
 """
 
 from __future__ import annotations

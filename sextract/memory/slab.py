@@ -27,7 +27,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sextract.errors import LimitError
 from sextract.memory.budget import GRANULE, Ledger, size_text
-from sextract.memory.machine import headroom
+from sextract.memory.headroom import headroom
 from sextract.records import BlockRef
 
 # A cache line, and the widest vector register.

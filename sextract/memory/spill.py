@@ -58,10 +58,10 @@ def scratch_folder(chosen: str = "") -> str:
     """
     if chosen:
         if not os.path.isdir(chosen) or not os.access(chosen, os.W_OK | os.X_OK):
-            raise ConfigError(f"the scratch folder {chosen} (--scratch-dir) isn't a folder that can be written to")
+            raise ConfigError(f"the scratch folder {chosen} (--scratch) isn't a folder that can be written to")
         kind = filesystem_type(chosen)
         if kind in _IN_MEMORY:
-            raise ConfigError(f"the scratch folder {chosen} (--scratch-dir) is {kind}, which is memory; name a disk")
+            raise ConfigError(f"the scratch folder {chosen} (--scratch) is {kind}, which is memory; name a disk")
         return chosen
     candidates = [os.environ.get("TMPDIR", ""), "/var/tmp", "/tmp", os.getcwd()]
     for folder in candidates:
@@ -70,7 +70,7 @@ def scratch_folder(chosen: str = "") -> str:
             return folder
     raise ConfigError(
         "no folder on a disk can be written to for scratch files (TMPDIR, /var/tmp and /tmp are memory or read-only): "
-        "name one with --scratch-dir"
+        "name one with --scratch"
     )
 
 
@@ -104,7 +104,7 @@ class Spill:
         try:
             self._fd = _open_unlinked(self._folder)
         except OSError as exc:
-            raise OutputError(f"can't make a scratch file in {self._folder} (--scratch-dir): {exc.strerror}") from exc
+            raise OutputError(f"can't make a scratch file in {self._folder} (--scratch): {exc.strerror}") from exc
         self._behind = WriteBehind(self._fd)
         self._end = 0
         self.peak = 0
@@ -140,7 +140,7 @@ class Spill:
                     raise
                 raise OutputError(
                     f"can't write {view.nbytes} bytes of scratch in {self._folder} ({exc.strerror}): free some space, "
-                    f"name another folder with --scratch-dir, or raise --mem-limit"
+                    f"name another folder with --scratch, or raise --mem-limit"
                 ) from exc
             self._behind.wrote(offset, view.nbytes)
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sextract.memory.slab import Slab, SlabFull
 from sextract.records import SOURCE, BlockRef
 
 MIB = 1 << 20
+ROOT = Path(__file__).parents[2]
 
 
 def plenty() -> tuple[int, str]:
@@ -226,7 +228,7 @@ def test_refused_address_space_is_a_limit_error() -> None:
         "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
         "try:\n    Slab(1 << 40)\nexcept LimitError as exc:\n    print(exc)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "--mem-limit" in done.stdout
 
 

@@ -76,7 +76,7 @@ def test_a_full_disk_is_an_output_error(folder: str) -> None:
 
     def child() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        with pytest.raises(OutputError, match="--scratch-dir"):
+        with pytest.raises(OutputError, match="--scratch"):
             spill.put(b"x" * 2000)
 
     assert os.waitpid(fork(child, []), 0)[1] == 0
@@ -84,7 +84,7 @@ def test_a_full_disk_is_an_output_error(folder: str) -> None:
 
 
 def test_folders_that_will_not_do(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="--scratch-dir"):
+    with pytest.raises(ConfigError, match="--scratch"):
         scratch_folder(os.path.join(folder, "missing"))
     monkeypatch.setenv("TMPDIR", folder)
     assert scratch_folder() == folder

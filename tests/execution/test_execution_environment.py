@@ -1,0 +1,58 @@
+"""The environment of a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str) -> str:
+    """Output of a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_prepare_runs_before_numpy_and_leaves_one_thread() -> None:
+    script = (
+        "import sys\n"
+        "from sextract.execution import environment\n"
+        "assert 'numpy' not in sys.modules\n"
+        "environment.prepare()\n"
+        "assert 'numpy' not in sys.modules\n"
+        "import numpy, os\n"
+        "print(len(os.listdir('/proc/self/task')), os.environ['OPENBLAS_NUM_THREADS'])\n"
+    )
+    assert run(script).split() == ["1", "1"]
+
+
+def test_execution_brings_no_multiprocessing_and_no_large_library() -> None:
+    script = (
+        "import sys\n"
+        "import sextract.execution.processes, sextract.memory.gauge, sextract.memory.tiles, sextract.memory.spill\n"
+        "print(sorted({'multiprocessing', 'astropy', 'scipy', 'concurrent', 'asyncio'} & set(sys.modules)))\n"
+    )
+    assert run(script) == "[]\n"
+
+
+def test_freed_memory_goes_back() -> None:
+    script = (
+        "from sextract.execution import environment\n"
+        "environment.prepare()\n"
+        "environment.trim_heap()\n"
+        "import numpy as np\n"
+        "from sextract.memory.gauge import resident\n"
+        "import os\n"
+        "before = sum(resident(os.getpid()))\n"
+        "blocks = [np.ones(10_000) for _ in range(500)]\n"
+        "high = sum(resident(os.getpid()))\n"
+        "keep = blocks[::50]\n"
+        "del blocks\n"
+        "print((high - before) >> 20, (sum(resident(os.getpid())) - before) >> 20)\n"
+    )
+    high, low = map(int, run(script).split())
+    assert high >= 35
+    assert low <= 6
