@@ -126,6 +126,18 @@ class TileManager:
         else:
             self._slab.free(tile.ref)
 
+    def evict(self, nbytes: int) -> int:
+        """Forget idle tiles, least recently used first, until that many bytes are free of them; how many were."""
+        freed = 0
+        for key in [key for key, tile in self._tiles.items() if tile.idle]:
+            if freed >= nbytes:
+                break
+            ref = self._tiles.pop(key).ref
+            self._slab.free(ref)
+            self.evictions += 1
+            freed += ref.nbytes
+        return freed
+
     def make_room(self, nbytes: int) -> bool:
         """Evict idle tiles, least recently used first, until `nbytes` fit; False, and none evicted, if they can't."""
         if self._slab.fits(nbytes):

@@ -17,16 +17,20 @@ from sextract.catalogue.writer import RunFacts, open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.settings import Settings
-from sextract.execution.backend import Backend, SerialBackend
+from sextract.execution.backend import Backend, SerialBackend, Task
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
-from sextract.memory.budget import Budget, size_text
+from sextract.memory.budget import MIB, Budget, size_text
 from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab
 from sextract.pipeline.extraction import Extraction
 from sextract.pipeline.plan import Layout, Run, families, lay_out, output_columns
-from sextract.pipeline.stages import Stages
+from sextract.pipeline.stages import Kind, Plan, Stages
 from sextract.reading.source import ImageSource, open_images
+
+
+# What astropy.wcs and its table of sky frames take in the one worker that imports them, measured with astropy 8 and rounded up.
+ASTROPY_BYTES = 52 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,8 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
         stack.callback(backend.close)
         gauge = Gauge(backend.pids, slab)
-        layouts = _fit(images, settings, backend, slab, gauge, limit, reporter)
+        _warm(backend)
+        layouts = _fit(images, settings, plan, backend, slab, gauge, limit, reporter)
         work = Run(images, settings, plan, slab, backend, gauge, writer, checks, reporter)
         scratch = max(layout.scratch_bytes for layout in layouts)
         work.scratch = tuple(slab.alloc(scratch, "scratch") for _ in range(backend.workers))
@@ -123,11 +128,22 @@ def _extension(work: Run, index: int, layout: Layout) -> int:
     return facts.detected
 
 
+def _warm(backend: Backend) -> None:
+    """Have every worker do each measurement once: pages it shares with its template then are its own, and counted."""
+    left = {backend.submit(Task(int(Kind.WARM), b"", slot)) for slot in range(backend.workers)}
+    while left:
+        for result in backend.wait():
+            if result.error is not None:
+                raise result.error
+            left.discard(result.ticket)
+
+
 def _fit(
-    images: list[ImageSource], settings: Settings, backend: Backend, slab: Slab, gauge: Gauge, limit: int, reporter: Reporter
-) -> list[Layout]:
+    images: list[ImageSource], settings: Settings, plan: Plan, backend: Backend, slab: Slab, gauge: Gauge, limit: int,
+    reporter: Reporter,
+) -> list[Layout]:  # fmt: skip
     """Give the slab what the limit leaves, and lay the extensions out in it; refuse a limit that is too small."""
-    base = gauge.exact()
+    base = gauge.exact() + (ASTROPY_BYTES if plan.table else 0)
     budget = Budget(limit, base, len(backend.pids()) + 1)
     layouts = [lay_out(i.info, settings, backend.workers, budget.slab) for i in images]
     need = max(layout.need_bytes for layout in layouts)

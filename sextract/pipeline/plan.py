@@ -176,6 +176,8 @@ class Run:
         self.paints = "SEGMENTATION" in checks
         self.written = 0
         self._looked = 0.0
+        # A little below the limit: between two looks there is time to grow.
+        self.gauge_limit = settings.resources.mem_limit_bytes - MIB
         self._reaches = [m.reach for name in plan.batch if (m := MEASUREMENTS.get(name)).reach is not None]
         self._catalogue_row = row_dtype(output_columns(settings))
         self.progress: Progress
@@ -185,7 +187,15 @@ class Run:
         now = time.monotonic()
         if now - self._looked > 0.05:
             self._looked = now
-            self.gauge.sample()
+            excess = self.gauge.sample() - self.gauge_limit
+            if excess > 0:
+                self._give_back(excess)
+
+    def _give_back(self, nbytes: int) -> None:
+        """The heaps hold more than their allowance: let go of tiles nobody reads, so that the limit holds."""
+        freed = self.tiles.evict(2 * nbytes)
+        self.slab.shrink()
+        self.reporter.detail(f"heaps are {nbytes >> 10} KiB over their allowance: {freed >> 10} KiB of tiles given back")
 
     def attach_background(self, maps: BlockRef, grid: MeshGrid) -> Background:
         """The background on its block."""
