@@ -27,7 +27,7 @@ from sextract.config.resolve import (
     read_configuration,
     settings_for,
 )
-from sextract.errors import ConfigError, Interrupted, SextractError
+from sextract.errors import ConfigError, Interrupted, LimitError, SextractError
 from sextract.log import Reporter
 
 SOME_FAILED = 10
@@ -76,10 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         error: SextractError = Interrupted(f"stopped by {exc or 'SIGINT'}; nothing half-written is left")
     except SextractError as exc:
         error = exc
-    except BrokenPipeError:
-        # The reader of a dump or of a catalogue on stdout has gone; Python must not complain of it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except MemoryError as exc:
+        error = LimitError(f"out of memory {exc}".rstrip() + ": raise --mem-limit, or the limit of the machine or job")
     except Exception as exc:
         return _bug(exc, reporter)
     reporter.error(str(error))
@@ -156,8 +154,7 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     rest, keywords = split_arguments(argv)
     args = _parser().parse_args(rest)
     if args.dump or args.dump_full or args.dump_columns or args.version:
-        _dump(args)
-        return 0
+        return _dump(args)
     images = list_images(args.images, args.batch)
     options = Options(
         config=args.config,
@@ -262,16 +259,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _dump(args: argparse.Namespace) -> None:
+def _dump(args: argparse.Namespace) -> int:
     from sextract.config.dump import dump_columns, dump_configuration
 
     if args.version:
-        sys.stdout.write(f"sextract {__version__}\n")
+        text = f"sextract {__version__}\n"
     elif args.dump_columns:
-        sys.stdout.write(dump_columns())
+        text = dump_columns()
     else:
-        sys.stdout.write(dump_configuration(full=args.dump_full))
-    sys.stdout.flush()
+        text = dump_configuration(full=args.dump_full)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Its reader (head, say) has seen enough; Python must not complain of it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
 
 
 def _following(todo: Iterator[str]) -> list[str]:

@@ -203,6 +203,8 @@ def read_configuration(
         origin += " (found in the current folder)"
     reporter.info(origin)
     _report_unbuilt(layers, reporter)
+    if options.sextractor_bugs:
+        reporter.warning("--sextractor-bugs is without effect: none of SExtractor's oddities can be restored yet")
     return Configuration(layers.values, layers.texts, frozenset(layers.given), file, options)
 
 

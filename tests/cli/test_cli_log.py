@@ -2,6 +2,7 @@
 
 import io
 
+from sextract.cli import _bug
 from sextract.log import LINE_SECONDS, Reporter
 
 
@@ -74,3 +75,17 @@ def test_a_closed_stderr_loses_nothing_but_lines():
     stream = io.StringIO()
     stream.close()
     Reporter("NORMAL", stream).info("x")
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_traceback_on_request():
+    for verbose, lines in (("NORMAL", 1), ("QUIET", 1), ("FULL", 5)):
+        stream = io.StringIO()
+        try:
+            {}["two\nlines"]
+        except KeyError as exc:
+            assert _bug(exc, Reporter(verbose, stream)) == 1
+        said = stream.getvalue().splitlines()
+        assert said[-1].startswith("> *ERROR*: KeyError: ")
+        assert "this is a bug" in said[-1]
+        assert len(said) >= lines
+        assert ("Traceback" in stream.getvalue()) == (verbose == "FULL")

@@ -206,6 +206,12 @@ def test_memory_stacks_are_one_line(make):
     assert "MEMORY_OBJSTACK, MEMORY_PIXSTACK, NTHREADS" in log
 
 
+def test_oddities_that_cannot_be_restored_are_told(make):
+    s, log = make(sextractor_bugs=frozenset({"all"}))
+    assert s.sextractor_bugs == {"all"}
+    assert "--sextractor-bugs is without effect" in log
+
+
 def test_an_external_header_that_is_not_read_is_told(make, tmp_path):
     (tmp_path / "im.head").touch()
     assert "external header" in make()[1]
