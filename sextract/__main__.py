@@ -1,8 +1,17 @@
-"""``python -m sextract``: the command line."""
+"""``python -m sextract`` and ``sextract``: sets up the process before numpy starts threads, then the command line."""
 
 import sys
 
-from sextract.cli import main
+from sextract.execution.environment import prepare
+
+
+def main() -> int:
+    """Run the command line; its exit code."""
+    prepare()
+    from sextract.cli import main as command_line
+
+    return command_line()
+
 
 if __name__ == "__main__":
     sys.exit(main())
