@@ -6,6 +6,7 @@ on the columns requested.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def aperture(batch: Batch) -> None:
     flux = state[:, :, 0] - state[:, :, 1] * s["dbkg"][:, None].astype(np.float64)
     sigma = magnitudes.error(flux, state[:, :, 1], batch.frame)
     zeropoint = photometry.mag_zeropoint
-    results = {
+    results: dict[str, Callable[[], Array]] = {
         "FLUX_APER": lambda: flux,
         "FLUXERR_APER": lambda: sigma,
         "MAG_APER": lambda: magnitudes.magnitude(flux, zeropoint),

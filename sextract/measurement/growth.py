@@ -1,7 +1,7 @@
 """Growth curves: FLUX_RADIUS, FLUX_GROWTH, MAG_GROWTH and their steps, and the windowed family's half-light radius.
 
 A curve has 64 rings up to 6 A (PHOT_AUTOAPERS' first, if larger).  A light radius depends only on the rings up to it,
-so curves are first folded over a small circle, and again over a larger one for the sources whose light wasn't reached: a
+so curves are first folded over a small circle, and over a larger one for the sources whose light wasn't reached: a
 ring that is complete has the same bits in both.  The folds are in ``_growth.pyx``.
 """
 
