@@ -67,6 +67,27 @@ CASES = {
 NAMES = ["X_WORLD", "Y_WORLD", "ALPHA_SKY", "DELTA_SKY", "ALPHA_J2000", "DELTA_J2000"]
 
 
+def wat(axis, text):
+    """WAT cards: a string in pieces of 68 characters."""
+    return {f"WAT{axis}_{k + 1:03d}": text[68 * k : 68 * (k + 1)] for k in range(-(-len(text) // 68))}
+
+
+def tnx(kind, xorder, yorder, cross, terms):
+    """A TNX header with some correction, and the coefficients of both axes."""
+    rng = np.random.default_rng(4)
+    both = [np.round(rng.normal(0, 1e-3, terms), 8) for _ in range(2)]
+    head = f"{kind}. {xorder}. {yorder}. {cross}. -0.06 0.07 -0.08 0.05"
+    parts = [
+        wat(k + 1, f'wtype=tnx axtype={name} {cor} = "{head} {" ".join(map(repr, map(float, c)))} "')
+        for k, (name, cor, c) in enumerate(zip(("ra", "dec"), ("lngcor", "latcor"), both, strict=True))
+    ]
+    return (BASE, axes("TNX"), cd(10, 2.0), *parts), both
+
+
+CASES["TNX"] = tnx(3, 4, 3, 2, 9)[0]
+CASES["TNX without cross terms"] = tnx(3, 3, 3, 0, 5)[0]
+
+
 def separation(a, b):
     """Largest distance of positions (n, 2), degrees."""
     dx = (a[:, 0] - b[:, 0] + 180) % 360 - 180
@@ -147,6 +168,29 @@ def test_precession_is_a_rotation_that_does_nothing_at_2000():
     assert matrix @ matrix.T == pytest.approx(np.eye(3), abs=1e-14)
 
 
+@pytest.mark.parametrize(
+    "kind, evaluate",
+    [
+        (1, np.polynomial.chebyshev.chebval2d),
+        (2, np.polynomial.legendre.legval2d),
+        (3, np.polynomial.polynomial.polyval2d),
+    ],
+)
+def test_tnx_surfaces_are_those_of_iraf(kind, evaluate):
+    parts, both = tnx(kind, 4, 3, 1, 12)
+    ours = locate(text(*parts), X, Y)
+    m = cd(10, 2.0)
+    dx, dy = X - BASE["CRPIX1"], Y - BASE["CRPIX2"]
+    u, v = m["CD1_1"] * dx + m["CD1_2"] * dy, m["CD2_1"] * dx + m["CD2_2"] * dy
+    su, sv = (u, v) if kind == 3 else ((2 * u - 0.01) / 0.13, (2 * v + 0.03) / 0.13)
+    xi, eta = (np.deg2rad(w + evaluate(su, sv, c.reshape(3, 4).T)) for w, c in zip((u, v), both, strict=True))
+    d0 = np.deg2rad(BASE["CRVAL2"])
+    below = np.cos(d0) - eta * np.sin(d0)
+    alpha = BASE["CRVAL1"] + np.rad2deg(np.arctan2(xi, below))
+    delta = np.rad2deg(np.arctan2(np.sin(d0) + eta * np.cos(d0), np.hypot(xi, below)))
+    assert np.abs(ours[:, 2] - alpha).max() < MAS and np.abs(ours[:, 3] - delta).max() < MAS
+
+
 def test_without_celestial_axes_only_the_linear_transform_is_left():
     linear = text(BASE, {"CTYPE1": "X", "CTYPE2": "Y", "CD1_1": 2.0, "CD1_2": 0.5, "CD2_1": 0.0, "CD2_2": 3.0})
     ours = locate(linear, X, Y)
@@ -188,11 +232,14 @@ def test_odd_cards_are_no_trouble():
     assert ours.tobytes() == locate(text(*CASES["TAN"]), X, Y).tobytes()
 
 
-def test_chunks_change_nothing():
+@pytest.mark.parametrize("name", ["TAN with PV", "TNX", "galactic", "ecliptic", "FK5 1975"])
+def test_chunks_change_nothing(name):
     rng = np.random.default_rng(1)
     x, y = rng.uniform(1, 90, 5000), rng.uniform(1, 90, 5000)
-    whole, header = locate(text(*CASES["TAN with PV"]), x, y), text(*CASES["TAN with PV"])
-    assert whole[4000:4100].tobytes() == locate(header, x[4000:4100], y[4000:4100]).tobytes()
+    header = text(*CASES[name])
+    whole = locate(header, x, y)
+    for i, j in ((0, 1), (7, 9), (4000, 4100), (1000, 4999)):
+        assert whole[i:j].tobytes() == locate(header, x[i:j], y[i:j]).tobytes()
 
 
 def test_families_fill_their_columns():
