@@ -14,6 +14,7 @@ Set SEXTRACT_DEBUG_POISON=1 to fill blocks with 0xFF (NaN as a float) when they 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import math
 import mmap
@@ -69,6 +70,18 @@ def _footprint(nbytes: int) -> int:
     return _round_up(max(nbytes, 1), _PAGE if nbytes >= _LARGE else _ALIGN)
 
 
+def _memfd() -> int:
+    """An anonymous file in memory, closed on exec."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("sextract")
+    # A Python that was built against an old C library (conda's) lacks what the system has.
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = int(libc.memfd_create(b"sextract", 1))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return fd
+
+
 class Slab:
     """Allocator of blocks in one shared mapping.
 
@@ -99,7 +112,10 @@ class Slab:
         self._headroom = headroom
         self._unchecked = 0
         self._poison = os.environ.get("SEXTRACT_DEBUG_POISON", "") == "1"
-        self._fd = os.memfd_create("sextract")
+        try:
+            self._fd = _memfd()
+        except OSError as exc:
+            raise LimitError(f"can't make a buffer in memory ({exc.strerror}): lower --mem-limit") from exc
         try:
             os.ftruncate(self._fd, self.capacity)
             self._map = mmap.mmap(self._fd, self.capacity)
@@ -111,6 +127,7 @@ class Slab:
         # A crashed worker's core holds its own state, not the image.
         self._map.madvise(mmap.MADV_DONTDUMP)
         self.ledger = Ledger(self.capacity)
+        self.ceiling = self.capacity
         self._backed = bytearray(self.capacity // GRANULE)
         self._blocks: dict[int, tuple[int, int, str]] = {}  # offset → bytes asked for, bytes taken, owner
         self._sizes: dict[int, int] = {0: self.capacity}  # free extents: offset → bytes
@@ -126,8 +143,8 @@ class Slab:
 
     @property
     def free_bytes(self) -> int:
-        """Bytes not lent out, in however many pieces."""
-        return self.capacity - self.ledger.total
+        """Bytes not lent out, below the ceiling, in however many pieces."""
+        return max(self.ceiling - self.ledger.total, 0)
 
     @property
     def allocated(self) -> int:
@@ -147,7 +164,10 @@ class Slab:
         if self.fits(nbytes):
             return True
         taken, step = _footprint(nbytes), _PAGE if nbytes >= _LARGE else _ALIGN
-        extents = sorted([*self._sizes.items(), *((ref.offset, self._entry(ref)[0]) for ref in without)])
+        blocks = [(ref.offset, self._entry(ref)[0]) for ref in without]
+        if self.used - sum(size for _, size in blocks) + taken > self.ceiling:
+            return False
+        extents = sorted([*self._sizes.items(), *blocks])
         start = end = 0
         for offset, size in extents:
             if offset != end:
@@ -236,7 +256,26 @@ class Slab:
         self._remove_extent(last)
         self._insert_extent(last, capacity - last)
         self._punch(capacity // GRANULE, len(self._backed))
-        self.capacity = self.ledger.capacity = capacity
+        self.capacity = self.ledger.capacity = self.ceiling = capacity
+
+    def lower_ceiling(self, nbytes: int, floor: int = 0) -> int:
+        """Lend `nbytes` less from now on, because something else holds them, and give back what is free.
+
+        Parameters
+        ----------
+        nbytes : int
+        floor : int
+            The ceiling doesn't go below that.
+
+        Returns
+        -------
+        int
+            By how much the ceiling was lowered.
+        """
+        lowered = max(min(nbytes, self.ceiling - floor), 0)
+        self.ceiling -= lowered
+        self.shrink()
+        return lowered
 
     def shrink(self) -> int:
         """Give the memory of free extents back to the kernel; the number of bytes given."""
@@ -302,6 +341,8 @@ class Slab:
         if nbytes < 0:
             raise ValueError(f"a block of {nbytes} bytes")
         taken = _footprint(nbytes)
+        if self.used + taken > self.ceiling:
+            return None
         if nbytes < _LARGE:
             for extent in reversed(self._by_offset):
                 if self._sizes[extent] >= taken:
@@ -345,6 +386,11 @@ class Slab:
     def _back(self, offset: int, size: int) -> None:
         """Reserve the granules of an extent that aren't."""
         end = -(-(offset + size) // GRANULE)
+        if self.ceiling < self.capacity:
+            missing = self._backed.count(0, offset // GRANULE, end)
+            if (self._backed.count(1) + missing) * GRANULE > self.ceiling:
+                # Under a lowered ceiling free extents mustn't keep pages that this one needs.
+                self.shrink()
         first = self._backed.find(0, offset // GRANULE, end)
         while first >= 0:
             last = self._backed.find(1, first, end)

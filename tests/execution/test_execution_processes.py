@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -204,6 +205,27 @@ def test_the_template_may_be_killed(backend: ProcessBackend) -> None:
             blocked.remove(result.ticket)
     ticket = backend.submit(Task(GET, b""))
     assert collect(backend, 1)[ticket].reply == b"known"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_task_is_answered_once_whoever_is_killed(seed: int) -> None:
+    rng = random.Random(seed)
+    with ProcessBackend(3, deadly_handler) as backend:
+        wanted = {backend.submit(Task(ECHO, b"%d" % i, rng.choice([None, 0, 1, 2]))): b"%d" % i for i in range(400)}
+        got: dict[int, bytes | None] = {}
+        marks = sorted(rng.sample(range(5, 380), 8))
+        while len(got) < 400:
+            for result in backend.wait(60):
+                assert result.ticket not in got
+                got[result.ticket] = result.reply
+            if marks and len(got) >= marks[0]:
+                del marks[0]
+                # One time in eight the template.
+                victims = backend.pids()
+                with suppress(ProcessLookupError):
+                    os.kill(victims[0] if rng.random() < 0.125 else rng.choice(victims[1:]), signal.SIGKILL)
+        assert got == wanted
+        assert not marks
 
 
 def test_results_sent_before_a_death_count(backend: ProcessBackend) -> None:

@@ -203,6 +203,26 @@ def test_would_fit_counts_what_could_be_freed(slab: Slab) -> None:
     assert slab.would_fit(8 * MIB, refs)
 
 
+def test_a_lowered_ceiling_bounds_what_is_lent_and_what_is_held(slab: Slab) -> None:
+    refs = [slab.alloc(MIB, "x") for _ in range(8)]
+    for ref in refs[::2]:
+        slab.free(ref)
+    assert slab.lower_ceiling(2 * MIB) == 2 * MIB
+    assert slab.allocated == 4 * MIB
+    slab.alloc(MIB, "x")
+    kept = slab.alloc(MIB, "x")
+    with pytest.raises(SlabFull):
+        slab.alloc(1, "x")
+    assert not slab.would_fit(2 * MIB, [kept])
+    slab.free(kept)
+    # The free pages are lent again, or given back first.
+    small = slab.alloc(70_000, "x")
+    assert slab.allocated <= slab.ceiling
+    assert slab.lower_ceiling(100 * MIB, floor=5 * MIB) == MIB
+    assert slab.lower_ceiling(MIB, floor=7 * MIB) == 0
+    slab.free(small)
+
+
 @pytest.mark.parametrize("capacity", [0, -1, 65535])
 def test_no_room_at_all(capacity: int) -> None:
     with pytest.raises(LimitError, match="--mem-limit"):
@@ -230,6 +250,14 @@ def test_refused_address_space_is_a_limit_error() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "--mem-limit" in done.stdout
+
+
+def test_a_python_without_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    slab = Slab(MIB, headroom=plenty)
+    slab.view(slab.alloc(MIB, "x"), np.uint8)[:] = 1
+    assert slab.allocated == MIB
+    slab.close()
 
 
 def test_nothing_is_left_of_a_killed_owner() -> None:

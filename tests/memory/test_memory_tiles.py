@@ -207,6 +207,20 @@ class Memory(RuleBasedStateMachine):
     def shrink(self) -> None:
         self.slab.shrink()
 
+    @rule(nbytes=st.integers(0, 200_000))
+    def lower_ceiling(self, nbytes: int) -> None:
+        before = self.slab.ceiling
+        assert self.slab.lower_ceiling(nbytes, floor=300_000) == before - self.slab.ceiling
+        assert self.slab.ceiling >= min(before, 300_000)
+
+    @rule(nbytes=st.integers(0, 500_000))
+    def evict(self, nbytes: int) -> None:
+        used = self.slab.used
+        idle = [tile.ref.nbytes for tile in self.tiles._tiles.values() if tile.idle]
+        freed = self.tiles.evict(nbytes)
+        assert freed == sum(idle) or freed >= nbytes
+        assert self.slab.used <= used - freed
+
     def _used_refs(self) -> list[BlockRef]:
         """Every block that somebody may look at."""
         pinned = {ref for lease in self.pinned for ref in lease.refs.values()}
@@ -222,8 +236,8 @@ class Memory(RuleBasedStateMachine):
         everything = sorted([*spans, *free])
         for (_, end), (start, _) in itertools.pairwise(everything):
             assert end <= start, "two of them overlap"
-        assert sum(end - start for start, end in free) == self.slab.free_bytes
-        assert self.slab.used + self.slab.free_bytes == self.slab.capacity
+        assert sum(end - start for start, end in free) == self.slab.capacity - self.slab.used
+        assert self.slab.free_bytes == max(self.slab.ceiling - self.slab.used, 0)
 
     @invariant()
     def the_ledger_agrees(self) -> None:
