@@ -99,10 +99,10 @@ def growth_curve(image: Any, cx: float, cy: float, limit: float, correct: bool) 
     for y in range(max(int(cy - radius + 0.499999), 0), min(int(cy + radius + 1.499999), h)):
         for x in range(max(int(cx - radius + 0.499999), 0), min(int(cx + radius + 1.499999), w)):
             dx, dy = x - cx, y - cy
-            r = math.sqrt(dx * dx + dy * dy)
-            if dx * dx + dy * dy > radius * radius:
-                continue
             value = pixel(image, x, y, cx, cy, correct)
+            if value == 0 or dx * dx + dy * dy > radius * radius:
+                continue
+            r = math.sqrt(dx * dx + dy * dy)
             rest = math.fmod(r, step)
             if rest < 0.75 or step - rest < 0.75:
                 subx, suby = (np.cumsum([d - 0.4, 0.2, 0.2, 0.2, 0.2]) for d in (dx, dy))
