@@ -48,7 +48,7 @@ def first_circle(sources: Array, photometry: PhotometrySettings) -> Array:
     """Radius of the circle that is tried first (n,), pixels."""
     fraction = min(max(0.5, *photometry.fluxfrac), 0.99)
     radius = SLACK * np.sqrt(-2.0 * np.log(1.0 - fraction)) * sources["a"].astype(np.float64) + SLACK_PX
-    return np.asarray(np.minimum(radius, growth_limit(sources, photometry) + GROWTH_MARGIN))
+    return np.asarray(np.fmin(radius, growth_limit(sources, photometry) + GROWTH_MARGIN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Search:
 def growth(batch: Batch) -> None:
     """Light radii, growth curves, and ``HALF_LIGHT_RADIUS`` (float32, pixels)."""
     photometry, s = batch.settings.photometry, batch.sources
-    limit = np.maximum(growth_limit(s, photometry), np.finfo(np.float32).tiny)
+    limit = growth_limit(s, photometry)
     # Fractions are float32 in SExtractor.
     fractions = np.array([0.5, *photometry.fluxfrac], np.float32).astype(np.float64)
     whole = [n for n in ("FLUX_GROWTH", "MAG_GROWTH") if batch.wants(n)]

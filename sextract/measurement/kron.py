@@ -18,10 +18,14 @@ from sextract.records import Column
 
 # The first ellipse, in units of A and B.
 FIRST = 6.0
+# Beyond any frame, and still exact as an integer, pixels.
+FARTHEST = 2.0**40
 # Share of masked pixels above which a source counts as crowded.
 CROWDED_SHARE = 0.1
 # A growth curve looks at pixels that far beyond its end.
 GROWTH_MARGIN = 1.5
+# What a growth curve of a source without size ends at, pixels, so that its rings have a width.
+LEAST_LIMIT = 0.01
 CROWDED = 1
 TRUNCATED = 16
 
@@ -75,7 +79,8 @@ def ellipses(batch: Batch, radius: Array, circle: Array | None = None, circle_ra
     with np.errstate(divide="ignore", invalid="ignore"):
         for k, (own, other) in enumerate(((cxx, cyy), (cyy, cxx))):
             d = own - cxy * cxy / (4.0 * other)
-            half[:, k] = np.where(d > 0, r / np.sqrt(np.where(d > 0, d, 1.0)), 0.0)
+            # As far as anything matters; a NaN shape has no pixels.
+            half[:, k] = np.where(d > 0, np.fmin(r / np.sqrt(np.where(d > 0, d, 1.0)), FARTHEST), 0.0)
     lo = np.trunc(shape[:, :2] - half + 0.499999).astype(np.int64)
     hi = np.trunc(shape[:, :2] + half + 1.499999).astype(np.int64)
     size = np.array([batch.frame.width, batch.frame.height])
@@ -91,7 +96,8 @@ def crowded(pixels: Array, masked: Array, kind: type[np.floating]) -> Array:
 
 def growth_limit(sources: Array, photometry: PhotometrySettings) -> Array:
     """Where growth curves end (n,), pixels: 6 A, but at least PHOT_AUTOAPERS' first."""
-    return np.maximum(FIRST * sources["a"].astype(np.float64), photometry.autoapers[0])
+    limit = np.fmax(FIRST * sources["a"].astype(np.float64), max(photometry.autoapers[0], LEAST_LIMIT))
+    return np.asarray(np.fmin(limit, FARTHEST))
 
 
 def circle_leaves_frame(batch: Batch, radius: Array | float) -> Array:

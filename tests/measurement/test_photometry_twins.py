@@ -134,6 +134,25 @@ def test_growth_is_its_definition(scene):
     assert whole["HALF_LIGHT_RADIUS"].tobytes() == short["HALF_LIGHT_RADIUS"].tobytes()
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-30, np.nan, np.inf, 1e20])
+def test_sources_of_impossible_size_are_survived(size):
+    scene = synthetic_scene(2, (60, 70), 8, **PHOTOMETRY)
+    s = scene.sources
+    for name in ("a", "b", "cxx", "cyy", "cxy", "x2", "y2"):
+        s[name][::2] = size
+    columns = {
+        "FLUX_AUTO": (),
+        "FLUX_PETRO": (),
+        "FLUX_GROWTH": (5,),
+        "FLUX_RADIUS": (2,),
+        "FLAGS": (),
+        "FLUX_APER": (2,),
+    }
+    whole, plain = scene.measure(columns), scene.measure({"FLUX_RADIUS": (2,), "FLUX_APER": (2,)})
+    assert np.isfinite(whole["FLUX_APER"]).all()
+    assert whole["FLUX_RADIUS"][1::2].tobytes() == plain["FLUX_RADIUS"][1::2].tobytes()
+
+
 def one_pixel(value, x, y):
     """Windows arguments of an image that is 0 but for one pixel."""
     pixels = np.zeros((9, 9), np.float32)
