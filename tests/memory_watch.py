@@ -51,9 +51,10 @@ def shared_blocks(pids: set[int]) -> int:
     files: dict[tuple[int, int], int] = {}
     for pid in pids:
         try:
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                if os.readlink(entry.path).startswith(("/memfd:", "/dev/shm/")):
-                    status = os.stat(entry.path)
+            for handle in os.listdir(f"/proc/{pid}/fd"):
+                path = f"/proc/{pid}/fd/{handle}"
+                if os.readlink(path).startswith(("/memfd:", "/dev/shm/")):
+                    status = os.stat(path)
                     files[status.st_dev, status.st_ino] = status.st_blocks * 512
         except OSError:
             continue

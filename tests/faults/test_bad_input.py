@@ -172,14 +172,16 @@ def test_output_folder_full(cli: CommandLine, image: Path, tmp_path: Path) -> No
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
-    size = "size=16k"
+    size = "size=8k"
     if (
         mount is None
         or subprocess.run([mount, "-t", "tmpfs", "-o", size, "none", disk], capture_output=True).returncode
     ):
         pytest.skip("mounting a small file system needs root")
     try:
-        done = cli(image, "-o", disk / "out.cat", "--mem-limit", "512M", timeout=SECONDS)
+        done = cli(
+            image, "-o", disk / "out.cat.fits", "-CATALOG_TYPE", "FITS_1.0", "--mem-limit", "512M", timeout=SECONDS
+        )
         assert_refused(done, OUTPUT, "disk")
         assert list(disk.iterdir()) == []
     finally:

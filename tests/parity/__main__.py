@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.parity.compare import Comparison, Verdict, compare, judge, load
+from tests.parity.compare import Comparison, Verdict, compare, judge, load, scatter
 from tests.parity.reference import COLUMNS, Setup
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         setup = Setup(folder.resolve(), columns, changes, **kernel)
         image = args.image.resolve()
         reference = load(setup.reference(image))
-        reseeded = [compare(reference, load(setup.reference(image, seed))) for seed in range(1, args.seeds + 1)]
+        reseeded = scatter([reference, *(load(setup.reference(image, seed)) for seed in range(1, args.seeds + 1))])
         if args.catalogue:
             other = load(args.catalogue)
         else:

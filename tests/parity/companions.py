@@ -45,6 +45,8 @@ SCAMP_COLUMNS = (
     "ERRTHETAWIN_IMAGE",
     "FLUX_AUTO",
     "FLUXERR_AUTO",
+    # With apertures SExtractor's FLAGS mean what ours always do, and scamp selects by them.
+    "FLUX_APER(3)",
     "FLUX_RADIUS",
     "ELONGATION",
     "FLAGS",

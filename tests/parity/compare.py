@@ -6,6 +6,7 @@ It does not run anything (``reference.py``).  Differences are relative for fluxe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +178,11 @@ def compare(reference: Sequence[Table], other: Sequence[Table], radius: float = 
     out.total = total
     out.columns = {key: spread(np.concatenate(d)) for key, d in parts.items()}
     return out
+
+
+def scatter(catalogues: Sequence[Sequence[Table]]) -> list[Comparison]:
+    """Every pair of runs that differ in their random numbers alone: how far apart two draws may be."""
+    return [compare(a, b) for a, b in itertools.combinations(catalogues, 2)]
 
 
 def collect(x: Array, y: Array, names: Sequence[str], parts: dict[tuple[str, str], list[Array]]) -> None:
