@@ -7,9 +7,10 @@ registers, not when it is used.
 from __future__ import annotations
 
 import importlib
-import pkgutil
-from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import entry_points
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -45,10 +46,13 @@ class Registry(Generic[T]):
             return
         self._scanned = True
         package = importlib.import_module(self.package)
-        for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")):
+        for module in _public_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module}")
-        for point in sorted(entry_points(group=f"sextract.{self.kind}"), key=lambda p: p.name):
-            point.load()
+        if has_entry_points(tuple(sys.path)):
+            from importlib.metadata import entry_points
+
+            for point in sorted(entry_points(group=f"sextract.{self.kind}"), key=lambda p: p.name):
+                point.load()
 
     def get(self, name: str) -> T:
         """The entry called `name`; KeyError if there is none."""
@@ -83,3 +87,34 @@ class Registry(Generic[T]):
         for name in names:
             visit(name)
         return done
+
+
+def _public_modules(folders: Iterable[str]) -> list[str]:
+    """Names of the pure Python modules of a package, by name, kernels and private ones left out."""
+    return sorted(
+        {name[:-3] for folder in folders for name in os.listdir(folder) if name.endswith(".py") and name[0] != "_"}
+    )
+
+
+@cache
+def has_entry_points(path: Sequence[str]) -> bool:
+    """Whether any distribution installed in the folders of `path` offers entry points to sextract.
+
+    ``importlib.metadata`` takes 4 MiB in every process of a run, so it is asked only if there is something to find.
+    """
+    return any(b"[sextract." in text for folder in path for text in _entry_point_files(folder or "."))
+
+
+def _entry_point_files(folder: str) -> Iterator[bytes]:
+    """Contents of the entry-point files of the distributions installed in a folder."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        if name.endswith((".dist-info", ".egg-info")):
+            try:
+                with open(os.path.join(folder, name, "entry_points.txt"), "rb") as file:
+                    yield file.read()
+            except OSError:
+                continue

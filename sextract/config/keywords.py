@@ -6,7 +6,6 @@ is for (``resolve.py``).  Names, defaults and ranges are SExtractor's; the last 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -358,7 +357,10 @@ _SIZE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([KMGT]?)(i?B?)", r
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names most like `name` as the end of a message: `` (did you mean A or B?)``, or nothing."""
-    found = difflib.get_close_matches(name.upper(), list(known), n=3, cutoff=0.72)
+    # Needed for errors only.
+    from difflib import get_close_matches
+
+    found = get_close_matches(name.upper(), list(known), n=3, cutoff=0.72)
     return f" (did you mean {' or '.join(found)}?)" if found else ""
 
 

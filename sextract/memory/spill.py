@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +79,8 @@ def _open_unlinked(folder: str) -> int:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
         # Not every file system has O_TMPFILE.
+        import tempfile
+
         fd, path = tempfile.mkstemp(prefix="sextract-", dir=folder)
         os.unlink(path)
         return fd

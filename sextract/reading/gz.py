@@ -7,10 +7,7 @@ the user names it.
 
 from __future__ import annotations
 
-import gzip
 import os
-import tempfile
-import zlib
 
 from sextract.errors import InputError, OutputError
 from sextract.reading.fits import list_hdus
@@ -53,6 +50,8 @@ def open_gz(path: str, scratch_dir: str = "") -> list[Hdu]:
 
 
 def _scratch_file(path: str, scratch_dir: str) -> int:
+    import tempfile
+
     folder = scratch_dir or os.environ.get("TMPDIR") or "/var/tmp"
     kind = filesystem_of(folder)
     if not scratch_dir and kind in _IN_MEMORY:
@@ -83,6 +82,10 @@ def filesystem_of(folder: str) -> str:
 
 
 def _unpack(path: str, fd: int) -> None:
+    # Not at the head: what these import is a MiB in every process of a run, and most images aren't packed.
+    import gzip
+    import zlib
+
     begun = written = 0
     try:
         with gzip.open(path, "rb") as packed:
