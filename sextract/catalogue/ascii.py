@@ -111,11 +111,11 @@ class AsciiWriter(ClosesItself):
 
 @catalogue("ASCII")
 def ascii_plain(path: str, columns: Sequence[OutputColumn], run: RunFacts) -> CatalogueWriter:
-    """CATALOG_TYPE ASCII."""
+    """A line of text per source, without any header."""
     return AsciiWriter(path, columns, headed=False)
 
 
 @catalogue("ASCII_HEAD")
 def ascii_head(path: str, columns: Sequence[OutputColumn], run: RunFacts) -> CatalogueWriter:
-    """CATALOG_TYPE ASCII_HEAD."""
+    """A line of text per source, after a ``# n NAME comment [unit]`` line per column."""
     return AsciiWriter(path, columns, headed=True)

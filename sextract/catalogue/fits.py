@@ -260,11 +260,11 @@ class LdacWriter(FitsWriter):
 
 @catalogue("FITS_1.0")
 def fits_1_0(path: str, columns: Sequence[OutputColumn], run: RunFacts) -> CatalogueWriter:
-    """CATALOG_TYPE FITS_1.0."""
+    """A FITS binary table OBJECTS per image extension, after an empty primary."""
     return FitsWriter(path, columns, run)
 
 
 @catalogue("FITS_LDAC")
 def fits_ldac(path: str, columns: Sequence[OutputColumn], run: RunFacts) -> CatalogueWriter:
-    """CATALOG_TYPE FITS_LDAC."""
+    """Per image extension a table LDAC_IMHEAD with the image's header and a table LDAC_OBJECTS, for psfex and scamp."""
     return LdacWriter(path, columns, run)

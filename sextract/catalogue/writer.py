@@ -193,7 +193,7 @@ class NoCatalogue(ClosesItself):
 
 @catalogue("NONE")
 def no_catalogue(path: str, columns: Sequence[OutputColumn], run: RunFacts) -> CatalogueWriter:
-    """CATALOG_TYPE NONE."""
+    """No catalogue, for runs that only make check-images."""
     return NoCatalogue()
 
 

@@ -168,5 +168,12 @@ class ApertureImage(CheckImage):
 
 
 CHECKIMAGES.add(
-    "APERTURES", CheckKind("APERTURES", "outlines", lambda tile, out: tile.subtracted(out), make=ApertureImage)
+    "APERTURES",
+    CheckKind(
+        "APERTURES",
+        "outlines",
+        lambda tile, out: tile.subtracted(out),
+        make=ApertureImage,
+        doc="-BACKGROUND with the outlines of the apertures that were requested drawn on it (ADU)",
+    ),
 )

@@ -73,6 +73,8 @@ class CheckKind:
     integer : bool
         int32 instead of float32.
     make : type of CheckImage
+    doc : str
+        What a pixel holds.
     """
 
     name: str
@@ -80,6 +82,7 @@ class CheckKind:
     render: Callable[[Tile, Pixels], None] | None = None
     integer: bool = False
     make: type[CheckImage] | None = None
+    doc: str = ""
 
     @property
     def bitpix(self) -> int:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from sextract.checkimage.checkimage import CHECKIMAGES, CheckKind
 
-CHECKIMAGES.add("BACKGROUND", CheckKind("BACKGROUND", "tile", lambda tile, out: tile.background(out)))
-CHECKIMAGES.add("BACKGROUND_RMS", CheckKind("BACKGROUND_RMS", "tile", lambda tile, out: tile.rms(out)))
-CHECKIMAGES.add("-BACKGROUND", CheckKind("-BACKGROUND", "tile", lambda tile, out: tile.subtracted(out)))
-CHECKIMAGES.add("FILTERED", CheckKind("FILTERED", "tile", lambda tile, out: tile.filtered(out)))
+CHECKIMAGES.add(
+    "BACKGROUND", CheckKind("BACKGROUND", "tile", lambda tile, out: tile.background(out), doc="the background map (ADU)")
+)
+CHECKIMAGES.add(
+    "BACKGROUND_RMS",
+    CheckKind("BACKGROUND_RMS", "tile", lambda tile, out: tile.rms(out), doc="the map of the background's noise (ADU)"),
+)
+CHECKIMAGES.add(
+    "-BACKGROUND",
+    CheckKind("-BACKGROUND", "tile", lambda tile, out: tile.subtracted(out), doc="the image less its background (ADU)"),
+)
+CHECKIMAGES.add(
+    "FILTERED",
+    CheckKind("FILTERED", "tile", lambda tile, out: tile.filtered(out), doc="the same after the detection filter (ADU)"),
+)

@@ -8,5 +8,10 @@ from __future__ import annotations
 
 from sextract.checkimage.checkimage import CHECKIMAGES, CheckKind
 
-CHECKIMAGES.add("SEGMENTATION", CheckKind("SEGMENTATION", "fragments", integer=True))
-CHECKIMAGES.add("OBJECTS", CheckKind("OBJECTS", "fragments"))
+CHECKIMAGES.add(
+    "SEGMENTATION",
+    CheckKind("SEGMENTATION", "fragments", integer=True, doc="NUMBER of the source a pixel belongs to, 0 for none"),
+)
+CHECKIMAGES.add(
+    "OBJECTS", CheckKind("OBJECTS", "fragments", doc="-BACKGROUND where a source was found, 0 elsewhere (ADU)")
+)

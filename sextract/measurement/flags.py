@@ -10,6 +10,18 @@ import numpy as np
 from sextract.measurement.measure import Batch, measurement
 from sextract.records import Column
 
+# What each bit of FLAGS says.
+MEANINGS = {
+    1: "crowded: neighbours or bad pixels make more than a tenth of either step of AUTO",
+    2: "was blended with another source",
+    4: "saturated: a pixel reaches SATUR_LEVEL (or the header's SATUR_KEY)",
+    8: "touches the edge of the image",
+    16: "truncated: AUTO's boxes, a circle of PHOT_APERTURES or the growth curve's circle leave the image",
+    32: "pixels of the isophote are missing; never set, footprints are whole here",
+    64: "too many branches to be deblended, kept as one",
+    128: "footprint over FOOTPRINT_MAXPIX: measured, not deblended",
+}
+
 COLUMNS = (Column("FLAGS", "i2", "", "I3", "Extraction flags", "meta.code.qual"),)
 
 

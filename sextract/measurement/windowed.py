@@ -48,6 +48,13 @@ NO_ERROR, HUGE_SNR = 1e-30, 1e30
 
 # FLAGS_WIN
 BAD_DETERMINANT, BAD_MOMENT, BAD_FLUX, STRAYED = 1, 2, 4, 8
+# What each bit says.  With any of them the WIN position, shape and errors are the isophotal ones.
+MEANINGS = {
+    BAD_DETERMINANT: "the determinant of the second moments is negative",
+    BAD_MOMENT: "a second moment is negative",
+    BAD_FLUX: "the flux in the window isn't positive",
+    STRAYED: "the centre left the isophotal ellipse, by more than a pixel in both axes",
+}
 
 COLUMNS = (
     Column("XWIN_IMAGE", "f8", "pixel", "F11.4", "Windowed position estimate along x", "pos.cartesian.x;instr.det"),
