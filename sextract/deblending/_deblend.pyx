@@ -163,7 +163,8 @@ cdef class Deblender:
 
     cdef const float[:, ::1] taps
     cdef const float[:, ::1] back
-    cdef int64_t extension, cell_width, cell_height, nthresh, maxarea, most_pixels
+    cdef int64_t extension, cell_width, cell_height, nthresh, maxarea
+    cdef public int64_t most_pixels
     cdef Sums sums
     cdef Areas areas
     cdef Brightest brightest

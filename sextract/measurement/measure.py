@@ -34,7 +34,10 @@ MARGIN = 2
 
 
 class NeedRows(Exception):
-    """A source's pixels reach rows whose masks aren't final yet; it is measured again later."""
+    """Sources look at rows that this task doesn't have, or whose masks aren't final; they are measured again later.
+
+    `rows`: source of the batch → the row (last + 1) below its barycentre that it needs; it needs as many above.
+    """
 
     def __init__(self, rows: dict[int, int]) -> None:
         super().__init__(rows)
@@ -70,7 +73,8 @@ class Windows:
 class Cutter(Protocol):
     """Where stamps come from: pixels with the masks of one source."""
 
-    final_row: int  # rows below this one have final masks
+    first_row: int  # rows from here on can be cut,
+    final_row: int  # up to here
 
     def cut(self, source: int, box: Box, out: NDArray[np.float32]) -> None:
         """Fill `out` (rows, columns of `box`) with the pixels seen by that source of the batch."""
@@ -196,9 +200,16 @@ class Batch:
         return box
 
     def _cut(self, i: int, box: Array, out: NDArray[np.float32]) -> None:
-        if box[3] > self.cutter.final_row:
-            raise NeedRows({i: int(box[3])})
+        self._check_rows(np.array([i]), box[None])
         self.cutter.cut(i, Box(int(box[1]), int(box[0]), int(box[3]), int(box[2])), out)
+
+    def _check_rows(self, index: Array, boxes: NDArray[np.int64]) -> None:
+        """Raise NeedRows for boxes with rows that can't be cut."""
+        late = (boxes[:, 3] > self.cutter.final_row) | (boxes[:, 1] < self.cutter.first_row)
+        if late.any():
+            y = self.sources["y"][index[late]]
+            rows = np.maximum(boxes[late, 3], np.ceil(2 * y - boxes[late, 1]).astype(np.int64) + 1)
+            raise NeedRows(dict(zip(index[late].tolist(), rows.tolist(), strict=True)))
 
     def windows(
         self, hx: Array, hy: Array, cx: Array | None = None, cy: Array | None = None, index: Array | None = None
@@ -224,9 +235,7 @@ class Batch:
         need = self._box(s["x"] if cx is None else cx, s["y"] if cy is None else cy, hx, hy)
         if self._boxes is None or self._offsets is None:
             self._boxes, self._offsets = np.zeros((len(s), 4), np.int64), np.full(len(s), -1, np.int64)
-        late = index[need[index, 3] > self.cutter.final_row]
-        if len(late):
-            raise NeedRows({int(i): int(need[i, 3]) for i in late})
+        self._check_rows(index, need[index])
         start = 0
         while start < len(index):
             stop, giant = self._hold(index, start, need)

@@ -70,8 +70,8 @@ class StampCutter:
         For what no tile holds.
     mask : uint8 array
         Scratch, as long as the largest stamp.
-    final_row : int
-        Rows below it have final masks.
+    first_row, final_row : int
+        Rows first_row <= y < final_row have masks, and these are final.
     masking : bool
         MASK_TYPE isn't NONE.
     """
@@ -85,6 +85,7 @@ class StampCutter:
     freed: NDArray[Any]
     load: Load
     mask: NDArray[np.uint8]
+    first_row: int
     final_row: int
     masking: bool
 

@@ -222,13 +222,16 @@ class Run:
         )  # fmt: skip
 
     def reach_rows(self, sources: NDArray[Any], height: int) -> NDArray[np.int64]:
-        """The row, at most `height`, below which all pixels lie that these sources are expected to ask for."""
-        half = np.maximum(sources["ymax"] - sources["y"], 2.0)
+        """The row below which all pixels lie that these sources are expected to ask for, be it beyond the frame.
+
+        They may ask for as many rows above their barycentres.
+        """
+        half = np.maximum(sources["ymax"] - sources["y"], sources["y"] - sources["ymin"])
         for reach in self._reaches:
             assert reach is not None
             half = np.maximum(half, reach(sources, self.settings.photometry)[1])
-        far = np.where(np.isfinite(half), half, height) + sources["y"] + MARGIN + 2
-        return np.minimum(np.ceil(np.nan_to_num(far, nan=height)), height).astype(np.int64)
+        half = np.where(np.isfinite(half), np.minimum(half, height), height) + 2 * MARGIN + 2
+        return np.ceil(np.nan_to_num(sources["y"], nan=0.0) + half).astype(np.int64)
 
     def write(self, rows: NDArray[Any]) -> None:
         """Give rows to the catalogue: the columns requested come first in each."""

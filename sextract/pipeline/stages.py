@@ -186,7 +186,7 @@ class Stages:
         return bad
 
     def mesh(self, payload: bytes) -> bytes:
-        """Statistics of background cells [i0, i1) in rows of cells [j0, j1); the number of bad pixels."""
+        """Statistics of background cells [i0, i1) in rows of cells [j0, j1); the numbers of bad pixels and of cells."""
         j0, j1, i0, i1 = np.frombuffer(payload, np.int64).tolist()
         grid, bad = self.background.grid, 0
         x0, x1 = grid.columns(i0, i1)
@@ -196,7 +196,7 @@ class Stages:
             bad += self.image.read_into(Box(y0, x0, y1, x1), pixels, self.reading)
             out = self.background.back[j, i0:i1], self.background.sigma[j, i0:i1]
             cell_statistics(pixels, grid, j, *out, self.scratch[:SCRATCH_BYTES])
-        return pack(bad)
+        return pack(bad, (j1 - j0) * (i1 - i0))
 
     def scan(self, payload: bytes) -> bytes:
         """Load a tile (unless `done` rows were scanned before, or only loading is asked for) and find its runs.
@@ -243,13 +243,13 @@ class Stages:
         self.held[pairs[:, 0]] = pairs[:, 1] // 4
 
     def deblend(self, payload: bytes) -> bytes:
-        """Split footprints `first` … into sources.
+        """Split footprints `first` … into sources, or take each as a whole.
 
         Answers with the next footprint, why it stopped (`_deblend` codes), sources, fragments, and scratch needed.
         """
         head = np.frombuffer(payload, np.int64)
-        nfoot, foot_at, frag_at, nfrag, first, out_at, most_pieces, most_sources, big_at, big_bytes = head[:10].tolist()
-        self._hold(head[10:].reshape(-1, 2))
+        nfoot, foot_at, frag_at, nfrag, first, whole, out_at, most_pieces, most_sources, big_at, big_bytes = head[:11].tolist()
+        self._hold(head[11:].reshape(-1, 2))
         footprints = self.bytes[foot_at : foot_at + nfoot * FOOTPRINT.itemsize].view(FOOTPRINT)
         fragments = self.bytes[frag_at : frag_at + nfrag * FRAGMENT.itemsize].view(FRAGMENT)
         sources_at = out_at + most_pieces * FRAGMENT.itemsize
@@ -260,6 +260,7 @@ class Stages:
         strip, work = work[:strip_bytes].view(np.float32), work[strip_bytes:]
         g, d = self.tiles, self.deblender
         d.begin(footprints, fragments, work, sources, pieces, self.floats, self.held, g.rows, g.columns, g.halo_y, g.halo_x)
+        d.most_pixels = 0 if whole else self.settings.deblending.max_footprint_px
         done, why = d.run(first)
         while why in (_deblend.MISSING, _deblend.LARGE):
             why = self._split_by_strips(done, footprints[done], strip, why)
@@ -305,9 +306,9 @@ class Stages:
             yield ya, yb, box, block
 
     def _pixels(self, box: Box, out: NDArray[np.float32]) -> None:
-        self._cutter(np.empty(0, SOURCE), np.empty(0, FRAGMENT), 0).pixels(box, out)
+        self._cutter(np.empty(0, SOURCE), np.empty(0, FRAGMENT)).pixels(box, out)
 
-    def _cutter(self, sources: NDArray[Any], freed: NDArray[Any], final_row: int) -> StampCutter:
+    def _cutter(self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int] = (0, 0)) -> StampCutter:
         arena = self._arena_floats()
         return StampCutter(
             grid=self.tiles,
@@ -319,7 +320,8 @@ class Stages:
             freed=freed,
             load=self.load,
             mask=self.scratch[4 * arena : 5 * arena],
-            final_row=final_row,
+            first_row=ready[0],
+            final_row=ready[1],
             masking=self.settings.photometry.mask_type != "NONE",
         )
 
@@ -341,8 +343,9 @@ class Stages:
     def measure(self, payload: bytes) -> bytes:
         """Measure a batch of sources; answers with pairs of those that must wait: index, row that must be final."""
         head = np.frombuffer(payload, np.int64)
-        n, source_at, place_at, freed_at, nfreed, rows_at, nrows, final_row, eaten_at, neaten, ntiles, nruns = head[:12].tolist()
-        pairs = head[12:].reshape(-1, 2)
+        n, source_at, place_at, freed_at, nfreed, rows_at, nrows, first_row, final_row = head[:9].tolist()
+        eaten_at, neaten, ntiles, nruns = head[9:13].tolist()
+        pairs = head[13:].reshape(-1, 2)
         self._hold(pairs[:ntiles])
         self.runs[:] = -1
         self.runs[pairs[ntiles : ntiles + nruns, 0]] = pairs[ntiles : ntiles + nruns, 1]
@@ -356,7 +359,7 @@ class Stages:
         left = np.arange(n)
         while len(left):
             try:
-                self._measure(sources[left], freed, final_row, rows, place[left])
+                self._measure(sources[left], freed, (first_row, final_row), rows, place[left])
                 break
             except NeedRows as need:
                 late = {int(left[i]): row for i, row in need.rows.items()}
@@ -389,12 +392,12 @@ class Stages:
                 image.put_outlines(self.extension, (number - 1) * len(some), some)
 
     def _measure(
-        self, sources: NDArray[Any], freed: NDArray[Any], final_row: int, rows: NDArray[Any], place: NDArray[np.int64]
+        self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int], rows: NDArray[Any], place: NDArray[np.int64]
     ) -> None:
         """Run all families on copies of some sources and put what they give in their rows."""
         assert self.frame is not None
         batch = Batch(
-            sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, final_row),
+            sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, ready),
             self.scratch[: 4 * self._arena_floats()].view(np.float32),
         )  # fmt: skip
         for name in self.plan.batch:
@@ -412,7 +415,7 @@ class Stages:
         rows = self.bytes[rows_at : rows_at + n * self.plan.row.itemsize].view(self.plan.row)
         nothing = np.empty(0, FRAGMENT)
         batch = Batch(
-            np.zeros(n, SOURCE), self.frame, self.settings, self.plan.dims, self._cutter(np.empty(0, SOURCE), nothing, 0),
+            np.zeros(n, SOURCE), self.frame, self.settings, self.plan.dims, self._cutter(np.empty(0, SOURCE), nothing),
             self.scratch[:0].view(np.float32), values={name: rows[name] for name in self.plan.row.names or ()},
         )  # fmt: skip
         for name in self.plan.table:
@@ -428,6 +431,7 @@ class PlainPixels:
     """A whole image in memory, without masks (`measure.Cutter`)."""
 
     image: NDArray[np.float32]
+    first_row: int = 0
     final_row: int = 1 << 30
 
     def cut(self, source: int, box: Box, out: NDArray[np.float32]) -> None:

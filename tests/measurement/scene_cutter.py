@@ -52,7 +52,7 @@ class SceneCutter:
 
     def __init__(self, pixels: Any, masked: Any, labels: Any, ids: Any, mask_type: str = "CORRECT") -> None:
         self.pixels, self.masked, self.labels, self.ids, self.mask_type = pixels, masked, labels, ids, mask_type
-        self.final_row = pixels.shape[0]
+        self.first_row, self.final_row = 0, pixels.shape[0]
 
     def cut(self, source: int, box: Box, out: Any) -> None:
         """Fill `out` with the pixels that source sees."""

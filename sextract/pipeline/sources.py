@@ -1,0 +1,209 @@
+"""The table of sources between deblending and the catalogue: CLEAN's window, numbers, masks that CLEAN freed.
+
+Rows are in closing order.  A row's place is absolute (`base` + its index in the table), because rows that are done with are
+dropped from the front.  All of it lies in the slab and is worked on by kernels or whole columns.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.config.settings import Settings
+from sextract.deblending import _clean
+from sextract.errors import ConfigError
+from sextract.pipeline.runs import RunStore
+from sextract.pipeline.stages import EATEN
+from sextract.records import FRAGMENT, SOURCE, BlockRef
+
+# Marks an eaten source that has been painted, or whose eater is gone.
+GONE = -(1 << 62)
+
+# Entries of the hash table over the window, and neighbours that one source may have.
+HEADS = 16384
+FOUND = 65536
+
+# Freed fragments whose first and last row are noted together.
+PORTION = 2048
+
+Reach = Callable[[NDArray[Any]], NDArray[np.int64]]
+
+
+class SourceTable:
+    """Sources of one extension.
+
+    Parameters
+    ----------
+    store : RunStore
+        Allocates.
+    slab_bytes : uint8 array
+        The whole slab.
+    settings : Settings
+    width, height : int
+        Frame.
+    reach : callable
+        Rows to which sources will look (`plan.Run.reach_rows`).
+
+    Attributes
+    ----------
+    numbered, batched : int
+        Rows of the table that have their final state, and those that were given to a batch.
+    detected, number : int
+        Sources before CLEAN, and the last NUMBER given.
+    """
+
+    def __init__(
+        self, store: RunStore, slab: Any, slab_bytes: NDArray[np.uint8], settings: Settings, width: int, height: int, reach: Reach
+    ) -> None:
+        self.store, self.slab, self.bytes, self.reach = store, slab, slab_bytes, reach
+        detection, deblending = settings.detection, settings.deblending
+        self._kept = [store.alloc(4 * HEADS, "clean"), store.alloc(4 * FOUND, "clean")]
+        heads, found = (self._view(ref, np.dtype(np.int32), n) for ref, n in zip(self._kept, (HEADS, FOUND), strict=True))
+        lag = detection.kernel.shape[0] // 2 if detection.kernel is not None else -1
+        self.cleaner = _clean.Cleaner(
+            deblending.clean_param, deblending.clean, deblending.clean_reach_rows, lag, width, height, heads, found
+        )
+        self._table_ref: BlockRef | None = None
+        self._follow_ref: BlockRef | None = None
+        self.base = 0
+        self._grow(2048)
+        self._freed_ref = store.alloc(FRAGMENT.itemsize * 4096, "clean")
+        self._nfreed = 0
+        self._portions: list[tuple[int, int]] = []
+        self.numbered = self.batched = 0
+        self.number = self.detected = 0
+        self._outputs: deque[tuple[int, BlockRef]] = deque()
+
+    def _view(self, ref: BlockRef, dtype: np.dtype[Any], n: int, offset: int = 0) -> NDArray[Any]:
+        first = ref.offset + offset
+        return self.bytes[first : first + n * dtype.itemsize].view(dtype)
+
+    @property
+    def count(self) -> int:
+        """Rows in the table."""
+        return int(self.cleaner.count)
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """The table."""
+        return self._table
+
+    def _grow(self, capacity: int) -> None:
+        count = self.count
+        table, follow = self.store.alloc(capacity * SOURCE.itemsize, "sources"), self.store.alloc(4 * capacity, "sources")
+        new = self._view(table, SOURCE, capacity)
+        if self._table_ref is not None and self._follow_ref is not None:
+            new[:count] = self._table[:count]
+            self.slab.free(self._table_ref)
+            self.slab.free(self._follow_ref)
+        self._table_ref, self._follow_ref, self._table = table, follow, new
+        self._attach(count)
+
+    def _attach(self, count: int) -> None:
+        assert self._follow_ref is not None
+        self.cleaner.attach(self._table, self._view(self._follow_ref, np.dtype(np.int32), len(self._table)), count)
+
+    def take(self, out: BlockRef, nsources: int, nfragments: int, room: int, written: int) -> None:
+        """Take the sources of a block into the window, and merge what CLEAN merges.
+
+        Parameters
+        ----------
+        out : BlockRef
+            `room` FRAGMENTs, of which `nfragments` are used, then SOURCEs.  The block is cut to what is used and freed when
+            all its sources are written.
+        written : int
+            Absolute place up to which rows are done with.
+        """
+        sources = self._view(out, SOURCE, nsources, room * FRAGMENT.itemsize)
+        sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + out.offset
+        if self.count + nsources > len(self._table):
+            self._compact(written)
+        if self.count + nsources > len(self._table):
+            self._grow(2 * (self.count + nsources))
+        upto = self.count + nsources
+        self._table[self.count : upto] = sources
+        self.detected += nsources
+        self._outputs.append((self.base + upto, self.slab.resize_down(out, max(nfragments * FRAGMENT.itemsize, 64))))
+        while True:
+            room = self._freed_ref.nbytes // FRAGMENT.itemsize
+            n, more = self.cleaner.add(upto, self.bytes, self._view(self._freed_ref, FRAGMENT, room)[self._nfreed :])
+            self._nfreed += n
+            if more == 0:
+                return
+            if more < 0:
+                raise ConfigError(f"CLEAN: a source has over {FOUND} neighbours; raise DETECT_MINAREA or DETECT_THRESH")
+            self._grow_freed(max(2 * room, self._nfreed + more))
+
+    def _grow_freed(self, room: int) -> None:
+        new, n = self.store.alloc(room * FRAGMENT.itemsize, "clean"), self._nfreed * FRAGMENT.itemsize
+        self.bytes[new.offset : new.offset + n] = self.bytes[self._freed_ref.offset : self._freed_ref.offset + n]
+        self.slab.free(self._freed_ref)
+        self._freed_ref = new
+
+    def _compact(self, written: int) -> None:
+        """Drop rows that are done with from the front."""
+        n = written - self.base
+        if n <= 0:
+            return
+        left = self.count - n
+        for first in range(0, left, 256):
+            last = min(first + 256, left)
+            self._table[first:last] = self._table[first + n : last + n]
+        moved = self._table[:left]
+        eaten = np.flatnonzero((moved["number"] < 0) & (moved["number"] > GONE))
+        eaters = -1 - moved["number"][eaten] - n
+        moved["number"][eaten] = np.where(eaters >= 0, -1 - eaters, GONE)
+        self.base += n
+        self.numbered -= n
+        self.batched -= n
+        self._attach(left)
+
+    def settle(self, final_row: int) -> None:
+        """Number what can't change any more, and note in ``spare`` down to which row each will look."""
+        first = self.numbered
+        self.numbered, self.number = self.cleaner.number(first, final_row, self.number)
+        new = self._table[first : self.numbered]
+        if len(new):
+            new["spare"] = self.reach(new)
+
+    def freed_between(self, y0: int, y1: int) -> NDArray[Any]:
+        """FRAGMENTs of rows y0 <= y < y1 that CLEAN freed, sorted by row."""
+        freed = self._view(self._freed_ref, FRAGMENT, self._nfreed)
+        # Sources close in about the order of their rows, so few of the portions hold any of these.
+        while (len(self._portions) + 1) * PORTION <= self._nfreed:
+            rows = freed["y"][len(self._portions) * PORTION :][:PORTION]
+            self._portions.append((int(rows.min()), int(rows.max())))
+        some = [freed[len(self._portions) * PORTION :]]
+        some += [freed[k * PORTION : (k + 1) * PORTION] for k, (low, high) in enumerate(self._portions) if low < y1 and high >= y0]
+        some = [part[(part["y"] >= y0) & (part["y"] < y1)] for part in some]
+        found = np.concatenate(some)
+        return found[np.argsort(found["y"], kind="stable")]
+
+    def eaten_by(self, first: int, last: int) -> NDArray[Any]:
+        """What the sources at absolute places [first, last) have eaten, with their NUMBERs."""
+        numbers = self._table["number"][: self.count]
+        index = np.flatnonzero((numbers < 0) & (numbers > GONE))
+        root = -1 - numbers[index]
+        while (deeper := numbers[root] < 0).any():
+            root[deeper] = -1 - numbers[root[deeper]]
+        mine = (root >= first - self.base) & (root < last - self.base)
+        out = np.empty(int(mine.sum()), EATEN)
+        for name in ("fragments", "nfragments"):
+            out[name] = self._table[name][index[mine]]
+        out["number"] = numbers[root[mine]]
+        return out
+
+    def release(self, written: int) -> None:
+        """Free the fragments of rows before an absolute place."""
+        while self._outputs and self._outputs[0][0] <= written:
+            self.slab.free(self._outputs.popleft()[1])
+
+    def close(self) -> None:
+        """Free everything."""
+        for ref in (*self._kept, self._table_ref, self._follow_ref, self._freed_ref, *(r for _, r in self._outputs)):
+            if ref is not None:
+                self.slab.free(ref)
