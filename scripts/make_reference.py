@@ -59,8 +59,8 @@ def columns_page() -> str:
     built = {c.name for f in shown for c in f.columns}
     parts = [
         f"# Columns\n\n{len(built)} columns can be asked for in the file that PARAMETERS_NAME names; the length of a "
-        "vector stands behind it, as in `FLUX_APER(3)`.\nA value that could not be measured is NaN, or what SExtractor writes "
-        "(magnitude 99).  Pixel positions are FITS's:\nthe first pixel's centre is at (1, 1).\n"
+        "vector stands behind it, as in `FLUX_APER(3)`.\nA value that could not be measured is NaN, or what "
+        "SExtractor writes (magnitude 99).  Pixel positions are FITS's:\nthe first pixel's centre is at (1, 1).\n"
     ]
     for family in shown:
         parts.append(f"## {family.name}\n\n{about(family)}.\n")
@@ -94,7 +94,8 @@ def keywords_page() -> str:
     """Every keyword by section: default, range, meaning, whether it has an effect."""
     parts = [
         "# Keywords\n\nIn the configuration file `KEYWORD value`, on the command line `-KEYWORD value`.  Lists are "
-        "separated by commas.\nA keyword that isn't built is accepted, and named in one warning where its value would matter.\n"
+        "separated by commas.\nA keyword that isn't built is accepted, and named in one warning where its "
+        "value would matter.\n"
     ]
     for section, keys in groupby(KEYWORDS.values(), key=lambda k: k.section):
         parts.append(f"## {section}\n")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from sextract.checkimage.checkimage import CHECKIMAGES, CheckKind
 
 CHECKIMAGES.add(
-    "BACKGROUND", CheckKind("BACKGROUND", "tile", lambda tile, out: tile.background(out), doc="the background map (ADU)")
+    "BACKGROUND", CheckKind("BACKGROUND", "tile", lambda tile, out: tile.background(out), doc="the background (ADU)")
 )
 CHECKIMAGES.add(
     "BACKGROUND_RMS",
-    CheckKind("BACKGROUND_RMS", "tile", lambda tile, out: tile.rms(out), doc="the map of the background's noise (ADU)"),
+    CheckKind("BACKGROUND_RMS", "tile", lambda tile, out: tile.rms(out), doc="its RMS noise (ADU)"),
 )
 CHECKIMAGES.add(
     "-BACKGROUND",
@@ -17,5 +17,5 @@ CHECKIMAGES.add(
 )
 CHECKIMAGES.add(
     "FILTERED",
-    CheckKind("FILTERED", "tile", lambda tile, out: tile.filtered(out), doc="the same after the detection filter (ADU)"),
+    CheckKind("FILTERED", "tile", lambda tile, out: tile.filtered(out), doc="the same after the filter (ADU)"),
 )
