@@ -1,0 +1,182 @@
+"""Components: the order of closing and the order of pixels of the Lutz scan, whatever the storage and the cuts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lutz_twin as twins
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from sextract.detection import _components as kernel
+from sextract.records import FOOTPRINT, FRAGMENT, RUN
+
+Found = tuple[Any, list[list[tuple[int, int]]]]
+
+
+def u1(n: int, size: int) -> Any:
+    return np.zeros(n * size, np.uint8)
+
+
+def drain(components: kernel.Components, most: int) -> Found:
+    """Take out the oldest closed components; their pixels in list order."""
+    n, pieces, pixels = components.next_closed(1 << 40, most, 1 << 40)
+    footprints, fragments = np.zeros(n, FOOTPRINT), np.zeros(pieces, FRAGMENT)
+    assert components.drain(footprints, fragments) == pieces
+    assert footprints["npix"].sum() == pixels
+    lists = []
+    for f in footprints:
+        some = fragments[f["fragments"] : f["fragments"] + f["nfragments"]].tolist()
+        lists.append([(y, x) for y, x0, x1 in some for x in range(x0, x1)])
+    return footprints, lists
+
+
+def join(mask: Any, minarea: int = 1, bands: tuple[int, ...] = (), pieces: int = 10**5, components: int = 10**4, most: int = 1) -> Found:
+    """Footprints of a mask fed in bands of rows, with storage that grows by a little whenever it is too small."""
+    height, width = mask.shape
+    labels = u1(2 * (width // 2 + 2), kernel.LABEL_BYTES)
+    pool = kernel.Components(u1(pieces, kernel.PIECE_BYTES), u1(components, kernel.COMPONENT_BYTES), labels, minarea)
+    parts: list[Found] = []
+    edges = sorted({0, height, *(b for b in bands if b < height)})
+    for y0, y1 in zip(edges[:-1], edges[1:], strict=True):
+        start, runs = twins.runs_twin(mask[y0:y1])
+        array, done = np.array([*runs, (0, 0)], RUN), 0
+        while (done := pool.feed(start, array, y0, done)) < y1 - y0:
+            if pool.waiting[0]:
+                parts.append(drain(pool, most))
+            else:
+                pool.grow(u1(pool.npieces + 3, kernel.PIECE_BYTES), u1(pool.ncomponents + 2, kernel.COMPONENT_BYTES))
+    pool.finish(height)
+    assert (pool.first_closed_row >= 0) == bool(pool.waiting[0])
+    while pool.waiting[0]:
+        parts.append(drain(pool, most))
+    # Everything was given back.
+    assert pool.free == (pool.npieces, pool.ncomponents) and pool.waiting == (0, 0, 0)
+    footprints = np.concatenate([np.zeros(0, FOOTPRINT), *(f for f, _ in parts)])
+    return footprints, [pixels for _, lists in parts for pixels in lists]
+
+
+def check(mask: Any, minarea: int, found: Found) -> None:
+    """Against the twin: order, pixels, extents, numbers."""
+    expected = twins.lutz_twin(mask, minarea)
+    footprints, lists = found
+    assert lists == expected
+    assert footprints["parent"].tolist() == list(range(1, len(expected) + 1))
+    for f, pixels in zip(footprints, expected, strict=True):
+        ys, xs = [y for y, _ in pixels], [x for _, x in pixels]
+        assert (f["ymin"], f["ymax"], f["xmin"], f["xmax"]) == (min(ys), max(ys), min(xs), max(xs))
+        assert f["npix"] == len(pixels) and f["row"] == max(ys) + 1
+
+
+def spiral(side: int) -> Any:
+    """A line one pixel wide that winds inwards, with gaps of one pixel."""
+    mask = np.zeros((side, side), bool)
+    y = x = 0
+    dy, dx, length = 0, 1, side - 1
+    mask[0, 0] = True
+    for turn in range(2 * (side // 2)):
+        for _ in range(length):
+            y, x = y + dy, x + dx
+            mask[y, x] = True
+        dy, dx = dx, -dy
+        if turn >= 2 and turn % 2 == 0 or turn == 2:
+            length -= 2
+        if length <= 0:
+            break
+    return mask
+
+
+def comb(teeth: int, depth: int, up: bool) -> Any:
+    mask = np.zeros((depth, 2 * teeth), bool)
+    mask[:, ::2] = True
+    mask[0 if up else -1] = True
+    return mask
+
+
+NASTY = {
+    "empty": np.zeros((5, 7), bool),
+    "full": np.ones((9, 11), bool),
+    "one pixel": np.ones((1, 1), bool),
+    "checkerboard": np.indices((20, 21)).sum(axis=0) % 2 == 0,
+    "dots": np.pad(np.ones((1, 1), bool), ((0, 1), (0, 1)))[np.ix_([0, 1] * 9, [0, 1] * 10)],
+    "comb": comb(20, 9, False),
+    "comb upside down": comb(20, 9, True),
+    "spiral": spiral(31),
+    "spiral from below": spiral(31)[::-1],
+    "rings": np.maximum(*np.abs(np.indices((31, 31)) - 15)) % 2 == 0,
+    "columns": np.tile([True, False], (13, 17)),
+    "rows": np.tile([[True], [False]], (8, 30)),
+    "a V in a V": np.array([[(x in (y, 20 - y) or (x in (y + 4, 16 - y) and y < 7)) for x in range(21)] for y in range(11)]),
+}
+
+
+@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("minarea", [1, 4])
+def test_nasty_shapes(name: str, minarea: int) -> None:
+    mask = NASTY[name]
+    for some in (mask, mask[:, ::-1], mask[::-1], mask.T):
+        check(some, minarea, join(some, minarea, most=3))
+
+
+MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 18)))
+
+
+@settings(max_examples=250, deadline=None)
+@given(MASKS, st.integers(1, 6), st.lists(st.integers(1, 13), max_size=4))
+def test_random_masks_in_any_chunks(mask: Any, minarea: int, bands: list[int]) -> None:
+    check(mask, minarea, join(mask, minarea, tuple(bands)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(MASKS, st.integers(1, 3), st.integers(1, 12), st.integers(1, 6), st.integers(1, 4))
+def test_small_storage_grows_and_changes_nothing(mask: Any, minarea: int, pieces: int, components: int, most: int) -> None:
+    check(mask, minarea, join(mask, minarea, (), pieces, components, most))
+
+
+@pytest.mark.parametrize("density", [0.2, 0.41, 0.6, 0.8])
+def test_percolating_noise(density: float) -> None:
+    mask = np.random.default_rng(11).random((120, 150)) < density
+    check(mask, 5, join(mask, 5, (17, 50), pieces=64, components=64, most=10))
+
+
+@settings(max_examples=100, deadline=None)
+@given(MASKS, st.lists(st.integers(1, 17), max_size=5))
+def test_tiles_joined_across_any_cuts(mask: Any, cuts: list[int]) -> None:
+    height, width = mask.shape
+    edges = sorted({0, width, *(c for c in cuts if c < width)})
+    starts, parts = [], []
+    for x0, x1 in zip(edges[:-1], edges[1:], strict=True):
+        start, runs = twins.runs_twin(mask[:, x0:x1])
+        starts.append(start)
+        parts.append(np.array([(a + x0, b + x0) for a, b in runs], RUN))
+    start, out = np.zeros(height + 1, np.int32), np.zeros(sum(map(len, parts)) + 1, RUN)
+    kernel.join_tiles(starts, parts, height, start, out)
+    expected_start, expected = twins.runs_twin(mask)
+    assert (start == expected_start).all() and out[: start[-1]].tolist() == expected
+
+
+def test_a_batch_keeps_to_its_sums_but_is_never_empty() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[0, :5] = mask[2, :3] = mask[4, :2] = True
+    start, runs = twins.runs_twin(mask)
+    pool = kernel.Components(u1(100, kernel.PIECE_BYTES), u1(100, kernel.COMPONENT_BYTES), u1(20, kernel.LABEL_BYTES), 1)
+    assert pool.next_closed(9, 9, 9) == (0, 0, 0) and pool.first_closed_row == -1
+    pool.feed(start, np.array(runs, RUN), 0, 0)
+    pool.finish(9)
+    assert pool.first_closed_row == 1 and pool.waiting == (3, 3, 10)
+    assert pool.next_closed(1, 9, 9) == (1, 1, 5)
+    assert pool.next_closed(8, 9, 9) == (2, 2, 8)
+    assert pool.next_closed(99, 2, 9) == (2, 2, 8)
+    assert pool.next_closed(99, 9, 2) == (2, 2, 8)
+    assert pool.next_closed(99, 9, 9) == (3, 3, 10)
+
+
+def test_numbering_goes_on_from_where_it_is_set() -> None:
+    pool = kernel.Components(u1(9, kernel.PIECE_BYTES), u1(9, kernel.COMPONENT_BYTES), u1(8, kernel.LABEL_BYTES), 1)
+    pool.parents = 41
+    pool.feed(np.array([0, 1], np.int32), np.array([(0, 1)], RUN), 0, 0)
+    pool.finish(1)
+    assert drain(pool, 1)[0]["parent"].tolist() == [42] and pool.parents == 42
