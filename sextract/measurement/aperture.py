@@ -31,7 +31,7 @@ def reach(sources: Array, photometry: PhotometrySettings) -> tuple[Array, Array]
     return half, half
 
 
-@measurement("aperture", columns=COLUMNS, reach=reach)
+@measurement("aperture", columns=COLUMNS, needs=("local",), reach=reach)
 def aperture(batch: Batch) -> None:
     """Fluxes in the apertures asked for; elements beyond PHOT_APERTURES are 0."""
     photometry, s = batch.settings.photometry, batch.sources

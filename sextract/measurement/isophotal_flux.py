@@ -31,7 +31,7 @@ COLUMNS = (
 )
 
 
-@measurement("isophotal_flux", columns=COLUMNS)
+@measurement("isophotal_flux", columns=COLUMNS, needs=("local",))
 def isophotal_flux(batch: Batch) -> None:
     """The footprint's flux, and the corrected one."""
     s, gain = batch.sources, float(np.float32(batch.frame.gain))

@@ -136,7 +136,7 @@ def reach(sources: Array, photometry: PhotometrySettings) -> tuple[Array, Array]
     return tuple(np.maximum(FIRST * np.sqrt(np.maximum(sources[name], 0.0)), least) for name in ("x2", "y2"))
 
 
-@measurement("kron", columns=COLUMNS, reach=reach)
+@measurement("kron", columns=COLUMNS, needs=("local",), reach=reach)
 def kron(batch: Batch) -> None:
     """Kron's radius, the flux inside, and what it says of the neighbours and the frame."""
     photometry, s = batch.settings.photometry, batch.sources

@@ -32,7 +32,7 @@ COLUMNS = (
 )
 
 
-@measurement("petrosian", columns=COLUMNS, reach=reach)
+@measurement("petrosian", columns=COLUMNS, needs=("local",), reach=reach)
 def petrosian(batch: Batch) -> None:
     """Petrosian's radius and the flux inside."""
     photometry, s = batch.settings.photometry, batch.sources

@@ -16,7 +16,7 @@ COLUMNS = (
 )
 
 
-@measurement("surface_brightness", columns=COLUMNS)
+@measurement("surface_brightness", columns=COLUMNS, needs=("local",))
 def surface_brightness(batch: Batch) -> None:
     """Above the local background (BACKPHOTO_TYPE LOCAL), per square arcsecond by PIXEL_SCALE; 99 if not positive."""
     s, zeropoint = batch.sources, batch.settings.photometry.mag_zeropoint
