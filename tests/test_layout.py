@@ -33,6 +33,8 @@ ORDER = (
     ("cli",),
     ("__init__", "__main__"),
 )
+# Names are checked against the registries of rooms that come later; nothing else may look ahead.
+LOOKS_AHEAD = "config/doors.py"
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 SOURCES = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".pyx", ".pxd"))
 CIMPORT = re.compile(r"^\s*(?:from\s+(sextract[\w.]*)\s+c?import|c?import\s+(sextract[\w.]*))", re.MULTILINE)
@@ -65,7 +67,7 @@ def test_imports_point_one_way(path: Path) -> None:
     assert room in RANK, f"{room} has no place in the order of rooms"
     for name in imported(path):
         parts = name.split(".")
-        if parts[0] == "sextract" and len(parts) > 1 and parts[1] in RANK:
+        if parts[0] == "sextract" and len(parts) > 1 and parts[1] in RANK and not str(path).endswith(LOOKS_AHEAD):
             assert RANK[parts[1]] <= RANK[room], f"{room} imports {name}, which comes later"
 
 

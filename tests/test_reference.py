@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sextract.checkimage.checkimage import CHECKIMAGES
-from sextract.config.resolve import built_columns
+from sextract.config.doors import built_columns
 from tests.scenes import script
 
 reference = script("make_reference")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from sextract._version import __version__
+from sextract.config.doors import built_columns
 from sextract.config.keywords import KEYWORDS, Keyword
 from sextract.config.parameters import PARAMETERS
-from sextract.config.resolve import built_columns
 
 _WIDTH = 79
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from sextract.config.doors import offered
 from sextract.errors import ConfigError
 
 Value = int | float | bool | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
@@ -430,6 +431,8 @@ def _member(key: Keyword, text: str, at: str) -> int | float | bool | str:
 
 def _chosen(key: Keyword, text: str, at: str) -> str:
     choices, built = key.choices.split(), key.built_choices.split()
+    if text not in (built or choices) and text in offered(key.name):
+        return text
     if text not in choices:
         raise ConfigError(f"{key.name} is {text!r}{nearest(text, choices)}; it can be {', '.join(choices)}{at}")
     if built and text not in built:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sextract.config.doors import built_columns
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
 from sextract.config.machine import Default, default_mem_limit, default_workers
 from sextract.config.parameters import PARAMETERS
@@ -290,13 +291,6 @@ def checkimages_of(image: str, config: Configuration) -> list[tuple[str, str]]:
         )
     pairs = zip(types, names, strict=True)
     return [(kind, name.replace("{stem}", stem_of(image))) for kind, name in pairs if kind != "NONE"]
-
-
-def built_columns() -> dict[str, Any]:
-    """Every column that some measurement fills: name → `records.Column`."""
-    from sextract.measurement.measure import MEASUREMENTS
-
-    return {column.name: column for name in MEASUREMENTS for column in MEASUREMENTS.get(name).columns}
 
 
 def check_columns(

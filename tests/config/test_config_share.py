@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sextract.config.doors import built_columns
 from sextract.config.dump import dump_columns, dump_configuration
 from sextract.config.keywords import KEYWORDS, OURS, parse_value
 from sextract.config.parameters import PARAMETERS
-from sextract.config.resolve import SHARE, built_columns
+from sextract.config.resolve import SHARE
 from sextract.config.sexfile import parse_conv, parse_param, parse_sex, split_members
 
 ROOT = Path(__file__).resolve().parents[2]

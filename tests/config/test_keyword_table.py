@@ -2,6 +2,8 @@
 
 import pytest
 
+from sextract.catalogue.writer import CATALOGUES, no_catalogue
+from sextract.config.doors import offered
 from sextract.config.keywords import KEYWORDS, OURS, nearest, parse_size, parse_value
 from sextract.config.parameters import PARAMETERS
 from sextract.config.sexfile import split_members
@@ -89,3 +91,11 @@ def test_nearest_names():
     assert nearest("DETECT_TRESH", KEYWORDS) == " (did you mean DETECT_THRESH or DETECT_TYPE?)"
     assert nearest("x_image", ["X_IMAGE"]) == " (did you mean X_IMAGE?)"
     assert nearest("QQQQ", KEYWORDS) == ""
+
+
+def test_a_format_that_registered_may_be_chosen(monkeypatch):
+    assert offered("CATALOG_TYPE") >= {"ASCII", "FITS_LDAC"}
+    assert offered("CHECKIMAGE_TYPE") >= {"OBJECTS"}
+    assert not offered("CLEAN")
+    monkeypatch.setitem(CATALOGUES._entries, "PARQUET", no_catalogue)
+    assert parse_value(KEYWORDS["CATALOG_TYPE"], ["parquet"]) == "PARQUET"
