@@ -16,7 +16,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Field:
     return field(tmp_path_factory.mktemp("held") / "crowded.fits", 2048, 4000, 2, trail=True)
 
 
-@pytest.mark.parametrize(("limit", "workers"), [("128M", 0), ("128M", 1), ("160M", 2), ("256M", 2), ("512M", 4)])
+@pytest.mark.parametrize(("limit", "workers"), [("128M", 0), ("160M", 1), ("160M", 2), ("256M", 2), ("512M", 4)])
 def test_all_processes_stay_under_the_limit(crowded: Field, cli: CommandLine, limit: str, workers: int) -> None:
     done = cli(crowded.path, "--mem-limit", limit, "--workers", workers, "-o", "out.cat", watched=True)
     assert done.code == 0, done.err
