@@ -1,8 +1,8 @@
 """The detection kernels once more, pixel by pixel in plain Python: the filter, runs, and the Lutz scan.
 
-The scan follows Lutz 1980 (Comp. J. 23, 262): one row of markers says where segments and objects of the row above begin
-and end; a stack holds the objects that are open at the present pixel.  Nothing is shared with the kernels, which join runs
-by union-find.
+The scan follows Lutz 1980 (Comp. J. 23, 262): one row of markers says where segments and objects of the row above
+begin and end; a stack holds the objects that are open at the present pixel.  Nothing is shared with the kernels, which
+join runs by union-find.
 """
 
 from __future__ import annotations
@@ -73,11 +73,21 @@ class LutzScan:
             if lit and not self.inside:
                 self._begin_segment(x)
             if marker:
-                {"S": self._object_begins, "s": self._segment_begins, "f": self._segment_ends, "F": self._object_ends}[marker](x)
+                self._obey(marker, x)
             if lit:
                 self.lists[-1].append((y, x))
             elif self.inside:
                 self._end_segment(x)
+
+    def _obey(self, marker: str, x: int) -> None:
+        if marker == "S":
+            self._object_begins(x)
+        elif marker == "s":
+            self._segment_begins()
+        elif marker == "f":
+            self.state = BETWEEN
+        else:
+            self._object_ends()
 
     def _push(self, pixels: list[Pixel], start: int | None) -> None:
         self.lists.append(pixels)
@@ -106,7 +116,7 @@ class LutzScan:
             self._push(self.store.pop(x), None)
         self.state = INSIDE
 
-    def _segment_begins(self, x: int) -> None:
+    def _segment_begins(self) -> None:
         if self.inside and self.state == DONE:
             # The present segment links an object inside a bay with the one around it.
             self.above.pop()
@@ -119,10 +129,7 @@ class LutzScan:
                 self.markers[first] = "s"
         self.state = INSIDE
 
-    def _segment_ends(self, x: int) -> None:
-        self.state = BETWEEN
-
-    def _object_ends(self, x: int) -> None:
+    def _object_ends(self) -> None:
         self.state = self.above.pop()
         if self.inside or self.state != DONE:
             return

@@ -26,7 +26,9 @@ def noise(seed: int, shape: tuple[int, int]) -> Any:
     return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
 
 
-def scan(block: Any, taps: Any, threshold: float, tile: tuple[int, int, int, int] | None = None, column: int = 0) -> tuple[Any, Any]:
+def scan(
+    block: Any, taps: Any, threshold: float, tile: tuple[int, int, int, int] | None = None, column: int = 0
+) -> tuple[Any, Any]:
     """Row starts and runs of a tile of a block."""
     y0, x0, y1, x1 = tile or (0, 0, *block.shape)
     start, runs = np.zeros(y1 - y0 + 1, np.int32), np.zeros((y1 - y0) * ((x1 - x0 + 1) // 2), RUN)
