@@ -4,8 +4,9 @@ Around the source's box lies a margin of a quarter of its size, around that a fr
 mode, found as for a cell of the background map, is the correction; detected and bad pixels don't count.  A frame that
 leaves the image, or touches its last row or column, gives 0, as does BACKPHOTO_TYPE GLOBAL.
 
-SExtractor takes it while it scans, when only the rows above have lost their detections; here all rows have.  The family
-fills ``dbkg`` of the sources and no column: BACKGROUND and the fluxes that use it belong to other families.
+The box is that of the source before CLEAN merged others into it.  SExtractor takes the mode while it scans, when only
+the rows above have lost their detections; here all rows have.  The family fills ``dbkg`` of the sources, corrects
+``iso`` and ``fwhm`` (``recount.py``), and has no column: BACKGROUND and the fluxes that use it belong to other families.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from sextract.config.settings import PhotometrySettings
 from sextract.measurement import _local
 from sextract.measurement.measure import Array, Batch, Windows, measurement
+from sextract.measurement.recount import own_boxes, recount
 
 # What other families find in the batch: the correction, float32 (n,), ADU.
 LOCAL_BACKGROUND = "LOCAL_BACKGROUND"
@@ -28,11 +30,16 @@ def margin(size: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.where(size < length // 2, size // 4, (length - size) // 4)
 
 
-def frames(sources: Array, width: int, height: int, thick: int) -> NDArray[np.int64]:
-    """The frame around each source: left, bottom, right, top of its outer, then of its inner rectangle, half-open."""
-    out = np.empty((len(sources), 8), np.int64)
-    for k, (low, high, length) in enumerate((("xmin", "xmax", width), ("ymin", "ymax", height))):
-        first, last = sources[low].astype(np.int64), sources[high].astype(np.int64) + 1
+def boxes(sources: Array) -> NDArray[np.int64]:
+    """xmin, xmax, ymin, ymax (n, 4), inclusive."""
+    return np.column_stack([sources[name] for name in ("xmin", "xmax", "ymin", "ymax")]).astype(np.int64)
+
+
+def frames(box: NDArray[np.int64], width: int, height: int, thick: int) -> NDArray[np.int64]:
+    """The frame around each box: left, bottom, right, top of its outer, then of its inner rectangle, half-open."""
+    out = np.empty((len(box), 8), np.int64)
+    for k, length in enumerate((width, height)):
+        first, last = box[:, 2 * k], box[:, 2 * k + 1] + 1
         gap = margin(last - first, length)
         out[:, 4 + k], out[:, 6 + k] = first - gap, last + gap
         out[:, k], out[:, 2 + k] = out[:, 4 + k] - thick, out[:, 6 + k] + thick
@@ -44,7 +51,7 @@ def reach(sources: Array, photometry: PhotometrySettings) -> tuple[Array, Array]
     if photometry.backphoto_type != "LOCAL":
         return np.zeros(len(sources)), np.zeros(len(sources))
     # An image so large that no box takes half of it.
-    outer = frames(sources, 1 << 40, 1 << 40, photometry.backphoto_thick)
+    outer = frames(boxes(sources), 1 << 40, 1 << 40, photometry.backphoto_thick)
     x, y = sources["x"], sources["y"]
     return np.maximum(x - outer[:, 0], outer[:, 2] - x), np.maximum(y - outer[:, 1], outer[:, 3] - y)
 
@@ -56,10 +63,11 @@ def local(batch: Batch) -> None:
     result = np.zeros(len(batch), np.float32)
     if photometry.backphoto_type == "LOCAL" and len(batch):
         width, height = batch.frame.width, batch.frame.height
-        around = frames(s, width, height, photometry.backphoto_thick)
+        around = frames(own_boxes(batch), width, height, photometry.backphoto_thick)
         # The last row and column of the image don't count as inside: a convention of SExtractor.
         inside = (around[:, 0] >= 0) & (around[:, 1] >= 0) & (around[:, 2] < width) & (around[:, 3] < height)
         _measure(batch, around, np.flatnonzero(inside), result)
+        recount(batch, result, np.flatnonzero(result))
     batch[LOCAL_BACKGROUND] = result
     s["dbkg"] = result
 

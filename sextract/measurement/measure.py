@@ -79,6 +79,10 @@ class Cutter(Protocol):
     def cut(self, source: int, box: Box, out: NDArray[np.float32]) -> None:
         """Fill `out` (rows, columns of `box`) with the pixels seen by that source of the batch."""
 
+    def own(self, source: int) -> Array:
+        """Its own pixels (FRAGMENT array), without those of sources that CLEAN merged into it; in no order of rows."""
+        ...
+
 
 Reach = Callable[[Array, PhotometrySettings], tuple[Array, Array]]
 

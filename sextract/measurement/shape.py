@@ -84,7 +84,7 @@ def polarisation(a: Array, b: Array) -> Array:
     return ratio.astype(np.float32)
 
 
-@measurement("shape", columns=COLUMNS)
+@measurement("shape", columns=COLUMNS, needs=("local",))
 def shape(batch: Batch) -> None:
     """Fill moments (float64, pixel**2), ellipse and FWHM (float32).
 

@@ -103,11 +103,14 @@ class StampCutter:
             return
         self.pixels(box, out)
         if self.masking:
-            s = self.sources[source]
-            first, n = int(s["fragments"]), int(s["nfragments"])
-            own = self.slab[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
-            g = self.grid
+            g, own = self.grid, self.own(source)
             _stamps.hide(out, box.y0, box.x0, self.slab, self.runs, g.width, g.rows, g.columns, own, self._freed(box), self.mask)
+
+    def own(self, source: int) -> NDArray[Any]:
+        """See `measure.Cutter`."""
+        s = self.sources[source]
+        first, n = int(s["fragments"]), int(s["nfragments"])
+        return self.slab[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
 
     def _freed(self, box: Box) -> NDArray[Any]:
         """Freed pixels in the rows of a box; `freed` is sorted by row."""

@@ -438,6 +438,10 @@ class PlainPixels:
         """See `measure.Cutter`."""
         out[:] = self.image[box.y0 : box.y1, box.x0 : box.x1]
 
+    def own(self, source: int) -> NDArray[Any]:
+        """See `measure.Cutter`: none."""
+        return np.empty(0, FRAGMENT)
+
 
 class TilePlanes:
     """What check-images may ask of some rows of a tile (`checkimage.Tile`)."""

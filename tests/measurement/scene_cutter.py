@@ -17,7 +17,7 @@ import numpy as np
 
 from sextract.config.settings import PhotometrySettings, Settings
 from sextract.measurement.measure import MEASUREMENTS, Batch, family_of
-from sextract.records import BAD, SOURCE, Box, Frame
+from sextract.records import BAD, FRAGMENT, SOURCE, Box, Frame
 
 # What a SOURCE needs of a SExtractor catalogue.
 IMAGE_COLUMNS = {
@@ -60,6 +60,13 @@ class SceneCutter:
         out[...] = self.pixels[part]
         if self.mask_type != "NONE":
             out[self.masked[part] & (self.labels[part] != self.ids[source])] = BAD
+
+    def own(self, source: int) -> Any:
+        """Its labelled pixels, one fragment each, last row first."""
+        y, x = np.nonzero(self.labels == self.ids[source])
+        out = np.empty(len(y), FRAGMENT)
+        out["y"], out["x0"], out["x1"] = y, x, x + 1
+        return out[::-1].copy()
 
 
 @dataclass

@@ -114,7 +114,7 @@ def test_reach_holds_the_frame():
     scene = sloped()
     s = scene.sources
     hx, hy = family.reach(s, LOCAL)
-    around = family.frames(s, scene.frame.width, scene.frame.height, LOCAL.backphoto_thick)
+    around = family.frames(family.boxes(s), scene.frame.width, scene.frame.height, LOCAL.backphoto_thick)
     assert (np.floor(s["x"] - hx) <= around[:, 0]).all()
     assert (np.ceil(s["x"] + hx) >= around[:, 2] - 1).all()
     assert (np.floor(s["y"] - hy) <= around[:, 1]).all()
