@@ -17,7 +17,7 @@ from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
 from sextract.background.surface import Background
 from sextract.catalogue.writer import CatalogueWriter, OutputColumn, row_dtype
 from sextract.checkimage.checkimage import CheckImages
-from sextract.config.settings import Settings
+from sextract.config.settings import Requested, Settings
 from sextract.detection import _components
 from sextract.execution.backend import Backend
 from sextract.log import Progress, Reporter
@@ -73,7 +73,7 @@ class Layout:
 
 def families(settings: Settings) -> Plan:
     """The families that the requested columns need, and the layout of rows between workers and the writer."""
-    requested = {c.name: c.dims for c in settings.output.columns}
+    requested = {c.name: c.dims for c in _requested(settings)}
     wanted = list(dict.fromkeys(m.name for name in requested if (m := family_of(name)) is not None))
     ordered = MEASUREMENTS.ordered(wanted, lambda m: m.needs)
     stages = {name: MEASUREMENTS.get(name).stage for name in ordered}
@@ -88,6 +88,11 @@ def families(settings: Settings) -> Plan:
     return Plan(tuple(name for name in ordered if stages[name] == "batch"), table, row, dims)
 
 
+def _requested(settings: Settings) -> tuple[Requested, ...]:
+    """Columns of the catalogue; rows have one also where there is none to write (CATALOG_TYPE NONE)."""
+    return settings.output.columns or (Requested("NUMBER"),)
+
+
 def _field(name: str, dims: dict[str, tuple[int, ...]]) -> tuple[str, str, tuple[int, ...]]:
     family = family_of(name)
     assert family is not None
@@ -98,7 +103,7 @@ def _field(name: str, dims: dict[str, tuple[int, ...]]) -> tuple[str, str, tuple
 def output_columns(settings: Settings) -> list[OutputColumn]:
     """Columns of the catalogue in the order requested."""
     out = []
-    for requested in settings.output.columns:
+    for requested in _requested(settings):
         family = family_of(requested.name)
         assert family is not None
         out.append(OutputColumn(next(c for c in family.columns if c.name == requested.name), requested.dims))
