@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sextract.config.settings import PhotometrySettings, Settings
+from sextract.measurement import _stamps
 from sextract.records import Box, Column, Frame
 from sextract.registry import Registry
 
 Array = NDArray[Any]
 
-# Pixels that a window has beyond the half-size asked for: the mirror of MASK_TYPE CORRECT truncates, which moves it by one.
+# Pixels that a window has beyond the half-size asked for: the mirror of MASK_TYPE CORRECT truncates, which moves it.
 MARGIN = 2
 
 
@@ -61,6 +62,8 @@ class Windows:
         the frame.
     rows : int64 array (m, 2)
         Rows ``ya <= y < yb`` to fold in this view.  Over all views each row of a source comes once, top first.
+    whole : bool
+        The windows hold all that was asked for; else they are pieces of one giant.
     """
 
     pixels: NDArray[np.float32]
@@ -68,10 +71,11 @@ class Windows:
     main: NDArray[np.int64]
     mirror: NDArray[np.int64]
     rows: NDArray[np.int64]
+    whole: bool
 
 
 class Cutter(Protocol):
-    """Where stamps come from: pixels with the masks of one source."""
+    """Where stamps come from: pixels with the masks of one source.  A subclass may cut many at a time."""
 
     first_row: int  # rows from here on can be cut,
     final_row: int  # up to here
@@ -82,6 +86,13 @@ class Cutter(Protocol):
     def own(self, source: int) -> Array:
         """Its own pixels (FRAGMENT array), without those of sources that CLEAN merged into it; in no order of rows."""
         ...
+
+    def cut_many(
+        self, index: NDArray[np.int64], boxes: NDArray[np.int64], offsets: NDArray[np.int64], arena: NDArray[np.float32]
+    ) -> None:
+        """Cut stamps of the sources `index` (m,) into `arena`: boxes ``x0, y0, x1, y1`` (m, 4), offsets (m,)."""
+        for i, (x0, y0, x1, y1), first in zip(index.tolist(), boxes.tolist(), offsets.tolist(), strict=True):
+            self.cut(i, Box(y0, x0, y1, x1), arena[first : first + (y1 - y0) * (x1 - x0)].reshape(y1 - y0, x1 - x0))
 
 
 Reach = Callable[[Array, PhotometrySettings], tuple[Array, Array]]
@@ -136,7 +147,8 @@ def measurement(
 
 def family_of(column: str) -> Measurement | None:
     """The family that fills a column, or None."""
-    return next((m for name in MEASUREMENTS for m in [MEASUREMENTS.get(name)] if any(c.name == column for c in m.columns)), None)
+    families = (MEASUREMENTS.get(name) for name in MEASUREMENTS)
+    return next((m for m in families if any(c.name == column for c in m.columns)), None)
 
 
 @dataclass
@@ -165,6 +177,7 @@ class Batch:
     values: dict[str, Array] = field(default_factory=dict)
     _boxes: NDArray[np.int64] | None = None
     _offsets: NDArray[np.int64] | None = None
+    _used: int = 0
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -185,27 +198,22 @@ class Batch:
 
     def stamp(self, i: int, half: float) -> tuple[NDArray[np.float32], int, int]:
         """Stamp of source `i` with that half-size about its barycentre, and its first row and column: the easy way."""
-        s = self.sources[i]
-        box = self._box(*(np.array([v]) for v in (s["x"], s["y"], half, half)))[0]
-        out = np.empty((box[3] - box[1], box[2] - box[0]), np.float32)
-        self._cut(i, box, out)
-        return out, int(box[1]), int(box[0])
+        s, one = self.sources[i : i + 1], np.zeros(1, np.int64)
+        halves, need = np.array([half], np.float64), np.empty((1, 4), np.int64)
+        self._cover(one, (s["x"], s["y"], halves, halves), need, np.zeros((1, 4), np.int64), np.full(1, -1, np.int64))
+        self._check_rows(np.array([i]), need)
+        x0, y0, x1, y1 = need[0].tolist()
+        out = np.empty((y1 - y0, x1 - x0), np.float32)
+        self.cutter.cut(i, Box(y0, x0, y1, x1), out)
+        return out, y0, x0
 
-    def _box(self, cx: Array, cy: Array, hx: Array, hy: Array) -> NDArray[np.int64]:
-        """Boxes x0, y0, x1, y1 (n, 4) about the centres, cut to the frame; a huge or NaN half-size is the frame."""
-        w, h = self.frame.width, self.frame.height
-        hx = np.where(np.isfinite(hx), np.clip(hx, 0.0, w), float(w))
-        hy = np.where(np.isfinite(hy), np.clip(hy, 0.0, h), float(h))
-        box = np.empty((len(cx), 4), np.int64)
-        box[:, 0] = np.clip(np.floor(cx - hx) - MARGIN, 0, w)
-        box[:, 1] = np.clip(np.floor(cy - hy) - MARGIN, 0, h)
-        box[:, 2] = np.clip(np.ceil(cx + hx) + MARGIN + 1, box[:, 0], w)
-        box[:, 3] = np.clip(np.ceil(cy + hy) + MARGIN + 1, box[:, 1], h)
-        return box
-
-    def _cut(self, i: int, box: Array, out: NDArray[np.float32]) -> None:
-        self._check_rows(np.array([i]), box[None])
-        self.cutter.cut(i, Box(int(box[1]), int(box[0]), int(box[3]), int(box[2])), out)
+    def _cover(
+        self, index: Array, wanted: tuple[Array, Array, Array, Array], need: Array, have: Array, offsets: Array
+    ) -> tuple[Array, int, int]:
+        """Boxes of centres and half-sizes into `need`; where they are covered, first and last row + 1 of all."""
+        covers = np.empty(len(index), np.uint8)
+        frame = self.frame.width, self.frame.height, MARGIN
+        return covers, *_stamps.boxes(index, *wanted, *frame, have, offsets, need, covers)
 
     def _check_rows(self, index: Array, boxes: NDArray[np.int64]) -> None:
         """Raise NeedRows for boxes with rows that can't be cut."""
@@ -234,73 +242,53 @@ class Batch:
         NeedRows
             Some of the pixels aren't final yet.
         """
-        s = self.sources
-        index = np.arange(len(s), dtype=np.int64) if index is None else np.asarray(index, np.int64)
-        need = self._box(s["x"] if cx is None else cx, s["y"] if cy is None else cy, hx, hy)
+        s, n = self.sources, len(self)
+        index = np.arange(n, dtype=np.int64) if index is None else np.asarray(index, np.int64)
         if self._boxes is None or self._offsets is None:
-            self._boxes, self._offsets = np.zeros((len(s), 4), np.int64), np.full(len(s), -1, np.int64)
-        self._check_rows(index, need[index])
+            self._boxes, self._offsets = np.zeros((n, 4), np.int64), np.full(n, -1, np.int64)
+        wanted = s["x"] if cx is None else cx, s["y"] if cy is None else cy, hx, hy
+        need = np.empty((len(index), 4), np.int64)
+        covers, top, bottom = self._cover(index, wanted, need, self._boxes, self._offsets)
+        if bottom > self.cutter.final_row or top < self.cutter.first_row:
+            self._check_rows(index, need)
         start = 0
         while start < len(index):
-            stop, giant = self._hold(index, start, need)
+            count, giant = self._hold(index[start:], need[start:], covers[start:])
+            part = slice(start, start + count)
+            start += count
             if giant:
-                yield from self._pieces(int(index[start]), need[index[start]], s if cy is None else None, cx, cy)
-                start += 1
+                yield from self._pieces(int(index[part][0]), need[part][0], cy)
+                covers[start:] = 0
                 continue
-            part = index[start:stop]
-            main = np.column_stack([self._offsets[part], self._boxes[part]])
-            yield Windows(self.arena, part, main, main, np.ascontiguousarray(need[part][:, [1, 3]]))
-            start = stop
+            main = np.empty((count, 5), np.int64)
+            main[:, 0], main[:, 1:] = self._offsets[index[part]], self._boxes[index[part]]
+            yield Windows(self.arena, index[part], main, main, np.ascontiguousarray(need[part, 1::2]), True)
 
-    def _hold(self, index: Array, start: int, need: Array) -> tuple[int, bool]:
-        """Have stamps of index[start:stop] in the arena; stop, and whether index[start] alone is too large for it."""
+    def _hold(self, todo: Array, need: Array, covers: Array) -> tuple[int, bool]:
+        """Have stamps of the first of `todo` in the arena; how many, and whether one alone is too large for it."""
         assert self._boxes is not None and self._offsets is not None
-        have, off = self._boxes, self._offsets
-        todo = index[start:]
-        covers = (
-            (off[todo] >= 0)
-            & (have[todo, 0] <= need[todo, 0])
-            & (have[todo, 1] <= need[todo, 1])
-            & (have[todo, 2] >= need[todo, 2])
-            & (have[todo, 3] >= need[todo, 3])
-        )
-        held = int(np.argmin(covers)) if not covers.all() else len(todo)
-        if held:
-            return start + held, False
+        if covers.all():
+            return len(todo), False
         # Stamps of sources not in this call stay if there is room, else everything is cut anew from here on.
-        sizes = (need[todo, 2] - need[todo, 0]) * (need[todo, 3] - need[todo, 1])
-        if sizes[0] > len(self.arena):
-            return start + 1, True
-        used = self._used()
-        ends = used + np.cumsum(np.where(covers, 0, sizes))
+        sizes = (need[:, 2] - need[:, 0]) * (need[:, 3] - need[:, 1])
+        ends = self._used + np.cumsum(np.where(covers, 0, sizes))
         if ends[-1] > len(self.arena):
-            off[:] = -1
-            covers[:] = False
+            if covers[0]:
+                return int(np.argmin(covers)), False
+            self._used, self._offsets[:], covers[:] = 0, -1, 0
+            if sizes[0] > len(self.arena):
+                return 1, True
             ends = np.cumsum(sizes)
         fits = int(np.searchsorted(ends, len(self.arena), side="right"))
-        for k in range(fits):
-            if covers[k]:
-                continue
-            i = todo[k]
-            have[i] = need[i]
-            off[i] = ends[k] - sizes[k]
-            x0, y0, x1, y1 = (int(v) for v in need[i])
-            out = self.arena[int(off[i]) : int(ends[k])].reshape(y1 - y0, x1 - x0)
-            self.cutter.cut(int(i), Box(y0, x0, y1, x1), out)
-        return start + fits, False
+        new = np.flatnonzero(covers[:fits] == 0)
+        index, boxes, offsets = todo[new], need[new], ends[new] - sizes[new]
+        self._boxes[index], self._offsets[index] = boxes, offsets
+        self.cutter.cut_many(index, boxes, offsets, self.arena)
+        self._used = int(ends[fits - 1])
+        return fits, False
 
-    def _used(self) -> int:
-        assert self._boxes is not None and self._offsets is not None
-        held = self._offsets >= 0
-        if not held.any():
-            return 0
-        b = self._boxes[held]
-        return int((self._offsets[held] + (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])).max())
-
-    def _pieces(self, i: int, box: Array, sources: Array | None, cx: Array | None, cy: Array | None) -> Iterator[Windows]:
+    def _pieces(self, i: int, box: Array, cy: Array | None) -> Iterator[Windows]:
         """Views of a giant's rows, each with the rows mirrored about its centre."""
-        assert self._offsets is not None
-        self._offsets[:] = -1
         x0, y0, x1, y1 = (int(v) for v in box)
         centre = float(self.sources["y"][i] if cy is None else cy[i])
         width = x1 - x0
@@ -320,4 +308,4 @@ class Batch:
             if m1 > m0:
                 out = self.arena[half : half + (m1 - m0) * width].reshape(m1 - m0, width)
                 self.cutter.cut(i, Box(m0, x0, m1, x1), out)
-            yield Windows(self.arena, np.array([i], np.int64), main, mirror, np.array([[ya, yb]], np.int64))
+            yield Windows(self.arena, np.array([i], np.int64), main, mirror, np.array([[ya, yb]], np.int64), False)

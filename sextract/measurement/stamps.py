@@ -1,7 +1,7 @@
 """Where the pixels of a batch's stamps come from: tiles held in the slab, or the file, with the masks of each source.
 
-A pixel that the scan found above the threshold is masked unless it is the source's own or CLEAN freed it.  What counts as
-bad in a stamp, and what a measurement makes of it, is not decided here.
+A pixel that the scan found above the threshold is masked unless it is the source's own or CLEAN freed it.  What counts
+as bad in a stamp, and what a measurement makes of it, is not decided here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sextract.measurement import _stamps
+from sextract.measurement.measure import Cutter
 from sextract.records import FRAGMENT, Box
 
 # Fills an array with the background-subtracted pixels of a box, from the file.
@@ -52,8 +53,8 @@ class TileGrid:
 
 
 @dataclass(slots=True)
-class StampCutter:
-    """Cuts stamps for a batch (`measure.Cutter`).
+class StampCutter(Cutter):
+    """Cuts stamps for a batch.
 
     Attributes
     ----------
@@ -104,13 +105,26 @@ class StampCutter:
         self.pixels(box, out)
         if self.masking:
             g, own = self.grid, self.own(source)
-            _stamps.hide(out, box.y0, box.x0, self.slab, self.runs, g.width, g.rows, g.columns, own, self._freed(box), self.mask)
+            masks = self.slab, self.runs, g.width, g.rows, g.columns, own, self._freed(box), self.mask
+            _stamps.hide(out, box.y0, box.x0, *masks)
 
     def own(self, source: int) -> NDArray[Any]:
         """See `measure.Cutter`."""
         s = self.sources[source]
         first, n = int(s["fragments"]), int(s["nfragments"])
         return self.slab[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
+
+    def cut_many(
+        self, index: NDArray[np.int64], boxes: NDArray[np.int64], offsets: NDArray[np.int64], arena: NDArray[np.float32]
+    ) -> None:
+        """See `measure.Cutter`: in one go, but for the stamps that a tile is missing for."""
+        g, done = self.grid, 0
+        tiles = self.floats, self.tiles, g.height, g.width, g.rows, g.columns, g.halo_y, g.halo_x
+        masks = self.slab, self.runs, self.sources, self.freed, self.masking
+        while (done := _stamps.cut(*tiles, *masks, index, boxes, offsets, arena, done)) < len(index):
+            one = slice(done, done + 1)
+            Cutter.cut_many(self, index[one], boxes[one], offsets[one], arena)
+            done += 1
 
     def _freed(self, box: Box) -> NDArray[Any]:
         """Freed pixels in the rows of a box; `freed` is sorted by row."""

@@ -23,7 +23,7 @@ from sextract.checkimage.checkimage import CheckImages
 from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
-from sextract.measurement.measure import MEASUREMENTS, Batch, NeedRows
+from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
 from sextract.measurement.stamps import StampCutter, TileGrid
 from sextract.memory.slab import Slab
 from sextract.reading.source import ImageSource
@@ -427,8 +427,8 @@ class Stages:
 
 
 @dataclass(slots=True)
-class PlainPixels:
-    """A whole image in memory, without masks (`measure.Cutter`)."""
+class PlainPixels(Cutter):
+    """A whole image in memory, without masks."""
 
     image: NDArray[np.float32]
     first_row: int = 0

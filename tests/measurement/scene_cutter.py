@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sextract.config.settings import PhotometrySettings, Settings
-from sextract.measurement.measure import MEASUREMENTS, Batch, family_of
+from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, family_of
 from sextract.records import BAD, FRAGMENT, SOURCE, Box, Frame
 
 # What a SOURCE needs of a SExtractor catalogue.
@@ -34,8 +34,8 @@ SOURCE_COLUMNS = {k: f"{v}_IMAGE" for k, v in IMAGE_COLUMNS.items()} | OTHER_COL
 KERNEL = "CONV NORM\n1 2 1\n2 4 2\n1 2 1\n"
 
 
-class SceneCutter:
-    """A `Cutter` over an image in memory.
+class SceneCutter(Cutter):
+    """A cutter over an image in memory.
 
     Parameters
     ----------
