@@ -114,6 +114,10 @@ class Background:
         _surface.differentiate(self.back, self._factors, self._back_bends)
         _surface.differentiate(self.sigma, self._factors, self._sigma_bends)
 
+    def give_up(self) -> None:
+        """Take 0 for the global background and 1 for the RMS, as SExtractor does where no cell is good."""
+        self._head[:2] = 0.0, 1.0
+
     @property
     def mean(self) -> float:
         """Global background, ADU: the median of the map, or BACK_VALUE; NaN if no cell is good."""

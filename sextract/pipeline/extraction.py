@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sextract.background.surface import Background
 from sextract.catalogue.writer import ExtensionFacts
 from sextract.deblending import _deblend
 from sextract.detection import _components
@@ -191,16 +192,27 @@ class Extraction:
         background.complete(self.settings.background, self._view(scratch, np.dtype(np.uint8), layout.complete_bytes))
         self.slab.free(scratch)
         if not np.isfinite(background.mean) or not np.isfinite(background.global_rms):
-            raise InputError(
-                f"{self.info.spec} (extension {self.info.ext_number}): no background can be measured, "
-                f"{self.bad} of {self.info.width * self.info.height} pixels are bad"
-            )
+            self._without_background(background)
+        elif background.mostly_constant:
+            self.run.reporter.warning(f"{self.info.spec}: the image is mostly constant, its noise a makeshift")
         if self.bad:
             self.run.reporter.warning(f"{self.bad} bad pixels (NaN, infinite or BLANK) are masked")
         frame = self.run.frame(self.info, background)
         self.setup = with_frame(self.setup, frame)
         self.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         return frame
+
+    def _without_background(self, background: Background) -> None:
+        """A dead CCD doesn't cost the others their catalogue; a file of nothing else is refused."""
+        text = (
+            f"{self.info.spec} (extension {self.info.ext_number}): no background can be measured, "
+            f"{self.bad} of {self.info.width * self.info.height} pixels are bad"
+        )
+        self.run.barren += 1
+        if self.run.barren == len(self.run.images):
+            raise InputError(text)
+        self.run.reporter.warning(text)
+        background.give_up()
 
     def _meshed(self, reply: Reply) -> None:
         bad, cells = reply.tolist()

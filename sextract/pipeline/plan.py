@@ -167,6 +167,8 @@ class Run:
         Of each worker.
     parents : int
         Last ID_PARENT given; it goes on through extensions.
+    barren : int
+        Extensions so far in which no background could be measured.
     """
 
     def __init__(
@@ -178,6 +180,7 @@ class Run:
         self.tiles = TileManager(slab)
         self.scratch: tuple[BlockRef, ...] = ()
         self.parents = 0
+        self.barren = 0
         self.paints = "SEGMENTATION" in checks
         self.written = 0
         self._looked = 0.0
