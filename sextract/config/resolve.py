@@ -398,8 +398,9 @@ def _detection(config: Configuration, reporter: Reporter, folder: Path) -> Detec
         path = find_file(v["FILTER_NAME"], "FILTER_NAME", reporter, folder)
         kernel, name = parse_conv(read_text(path, "FILTER_NAME"), str(path)), str(path)
     for keyword in ("DETECT_THRESH", "ANALYSIS_THRESH"):
-        if v["THRESH_TYPE"] == "RELATIVE" and len(v[keyword]) == 1 and v[keyword][0] <= 0:
-            raise ConfigError(f"{keyword} is {v[keyword][0]:g} sigma, it must be above 0")
+        if len(v[keyword]) == 1 and v[keyword][0] <= 0:
+            unit = "sigma" if v["THRESH_TYPE"] == "RELATIVE" else "ADU"
+            raise ConfigError(f"{keyword} is {v[keyword][0]:g} {unit}, it must be above 0")
     return DetectionSettings(
         minarea=v["DETECT_MINAREA"],
         maxarea=v["DETECT_MAXAREA"],
