@@ -5,9 +5,9 @@ source's own pixels and those that CLEAN freed are copied again.  Runs of a tile
 rows + 1) followed by ``RUN``s, sorted.
 """
 
-from libc.math cimport ceil, floor, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
+from sextract.measurement._window cimport span
 from sextract.memory._held cimport Held, held_copy
 from sextract.records cimport Fragment, Run, Source
 
@@ -16,18 +16,6 @@ cdef struct Masks:
     const int64_t *runs
     const Fragment *freed
     int64_t nfreed
-
-
-cdef inline void span(double centre, double half, int64_t size, int64_t margin, int64_t *lo, int64_t *hi) noexcept nogil:
-    # One axis of a box; a huge or NaN half-size is the frame, a centre that is nowhere has no pixels.
-    if centre != centre:
-        lo[0] = hi[0] = 0
-        return
-    if not isfinite(half):
-        half = size
-    half = min(max(half, 0.0), <double>size)
-    lo[0] = <int64_t>min(max(floor(centre - half) - margin, 0.0), <double>size)
-    hi[0] = <int64_t>min(max(ceil(centre + half) + margin + 1, <double>lo[0]), <double>size)
 
 
 def boxes(

@@ -1,4 +1,5 @@
 # Access to the pixels of a window (see measure.Windows), shared by all measurement kernels.
+from libc.math cimport ceil, floor, isfinite
 from libc.stdint cimport int64_t
 
 cdef enum:
@@ -24,3 +25,15 @@ cdef inline float mirrored(
     # The pixel opposite (x, y) about the centre, or 0: truncated toward zero, so that -0.3 is column 0.
     cdef float value = at(pixels, window, <int64_t>(2 * cx + 0.49999 - x), <int64_t>(2 * cy + 0.49999 - y))
     return value if usable(value) else <float>0
+
+
+cdef inline void span(double centre, double half, int64_t size, int64_t margin, int64_t *lo, int64_t *hi) noexcept nogil:
+    # One axis of a box; a huge or NaN half-size is the frame, a centre that is nowhere has no pixels.
+    if centre != centre:
+        lo[0] = hi[0] = 0
+        return
+    if not isfinite(half):
+        half = size
+    half = min(max(half, 0.0), <double>size)
+    lo[0] = <int64_t>min(max(floor(centre - half) - margin, 0.0), <double>size)
+    hi[0] = <int64_t>min(max(ceil(centre + half) + margin + 1, <double>lo[0]), <double>size)

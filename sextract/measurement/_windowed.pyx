@@ -1,11 +1,12 @@
-# Kernel of windowed.py: folds rows of windows into the sums of one Gaussian-weighted iteration.
+# Kernels of windowed.py: fold rows of windows into the sums of a Gaussian-weighted iteration, and iterate.
 #
 # A weight is the covered fraction of the pixel (11 × 11 sub-pixels near the rim) times a Gaussian of the distance of its
 # centre.  The geometry is float32, the sums are double, as in SExtractor: its positions repeat to 1e-6 only that way.
 from libc.math cimport fabs, sqrt
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
-from sextract.measurement._window cimport OFFSET, X0, X1, Y0, mirrored, usable
+from sextract.measurement._window cimport OFFSET, X0, X1, Y0, Y1, mirrored, span, usable
 
 cdef enum:
     SIDE = 11
@@ -16,7 +17,8 @@ cdef enum:
 
 # Layout of a row of sums, and the radius of the window in sigmas, for windowed.py.
 SUMS = NSUMS
-RADIUS = 4.0
+cdef double RADIUS_SIGMA = 4.0
+RADIUS = RADIUS_SIGMA
 
 # The outermost sub-pixel of a pixel is this far from its centre.
 cdef double CORNER = 5.0 / 11.0
@@ -163,10 +165,23 @@ cdef inline void add_noise(Sums *t, const Chunk *c, int n, double dy, double var
     t.flux_var, t.x2_var, t.y2_var, t.xy_var = total, x2, y2, xy
 
 
+cdef inline void add_centre(Sums *t, const Chunk *c, int n, double dy) noexcept nogil:
+    # The part of add_light that moves the centre.
+    cdef double flux = t.flux, x = t.x, y = t.y, value
+    cdef int i
+    for i in range(n):
+        value = <double>c.weight[i] * c.value[i]
+        flux += value
+        x += value * c.dx[i]
+        y += value * dy
+    t.flux, t.x, t.y = flux, x, y
+
+
 cdef void fold_one(
-    const float *pixels, const int64_t *main, const int64_t *mirror, int64_t ya, int64_t yb,
-    Disc d, const float *fractions, double variance, double gain, bint correct, double *state,
+    const float *pixels, const int64_t *main, const int64_t *mirror, int64_t ya, int64_t yb, Disc d,
+    const float *fractions, double variance, double gain, bint correct, bint whole, double *state,
 ) noexcept nogil:
+    # All sums, or the first three.
     cdef Sums t = (<Sums *>state)[0]
     cdef Chunk c
     cdef int64_t left = max(<int64_t>(d.cx - d.radius + 0.499999), main[X0])
@@ -191,10 +206,87 @@ cdef void fold_one(
                 c.value[i] = line[x + i]
                 if not usable(c.value[i]):
                     c.value[i] = mirrored(pixels, mirror, d.cx, d.cy, x + i, y) if correct else <float>0
-            add_light(&t, &c, n, dy)
-            add_noise(&t, &c, n, dy, variance, gain)
+            if whole:
+                add_light(&t, &c, n, dy)
+                add_noise(&t, &c, n, dy, variance, gain)
+            else:
+                add_centre(&t, &c, n, dy)
             x += n
     (<Sums *>state)[0] = t
+
+
+cdef void tabulate(float *fractions) noexcept nogil:
+    # Areas are summed up one by one in float32, as SExtractor does: all of them aren't quite 1.
+    cdef float step = <float>(1.0 / SIDE)
+    cdef int k
+    fractions[0] = 0
+    for k in range(CELLS):
+        fractions[k + 1] = fractions[k] + step * step
+
+
+cdef inline bint inside(const int64_t *window, double cx, double cy, double reach, const int64_t *frame) noexcept nogil:
+    # Whether the window holds all pixels within reach that the frame (width, height, margin) has.
+    cdef int64_t x0, x1, y0, y1
+    span(cx, reach, frame[0], frame[2], &x0, &x1)
+    span(cy, reach, frame[1], frame[2], &y0, &y1)
+    return window[X0] <= x0 and x1 <= window[X1] and window[Y0] <= y0 and y1 <= window[Y1]
+
+
+def settle(
+    const float[::1] pixels,
+    const int64_t[::1] index,
+    const int64_t[:, ::1] main,
+    double[::1] cx,
+    double[::1] cy,
+    const double[::1] sigma,
+    double variance,
+    double gain,
+    bint correct,
+    double step,
+    double still2,
+    int most,
+    tuple frame,
+    double[:, ::1] sums,
+    short[::1] iterations,
+    unsigned char[::1] moving,
+):
+    # Iterate the sources of whole windows until they are still, or leave their window (`moving` stays 1), or have done
+    # `most` iterations; a centre moves by `step` times its mean offset.  `frame`: width, height, margin of windows.  `sums` are those of the last iteration.
+    cdef float fractions[CELLS + 1]
+    cdef int64_t limits[3]
+    cdef int64_t w, i, ya, yb
+    cdef double dx, dy, flux
+    cdef double *s
+    cdef const int64_t *window
+    cdef Disc d
+    if sums.shape[1] != NSUMS:
+        raise ValueError("sums must have as many columns as there are sums")
+    limits[0], limits[1], limits[2] = frame
+    with nogil:
+        tabulate(fractions)
+        for w in range(index.shape[0]):
+            i = index[w]
+            s, window = &sums[i, 0], &main[w, 0]
+            ya, yb = window[Y0], window[Y1]
+            while inside(window, cx[i], cy[i], RADIUS_SIGMA * sigma[i] + 1.0, limits):
+                d = disc(cx[i], cy[i], <float>sigma[i])
+                memset(s, 0, NSUMS * sizeof(double))
+                fold_one(&pixels[0], window, window, ya, yb, d, fractions, variance, gain, correct, False, s)
+                iterations[i] += 1
+                flux = s[0]
+                if flux > 0:
+                    dx, dy = s[1] / flux, s[2] / flux
+                    cx[i] += step * dx
+                    cy[i] += step * dy
+                    moving[i] = dx * dx + dy * dy >= still2 and iterations[i] < most
+                    # NITER_WIN of a centre that doesn't settle.
+                    iterations[i] += dx * dx + dy * dy >= still2 and iterations[i] >= most
+                else:
+                    moving[i] = 0
+                if not moving[i]:
+                    memset(s, 0, NSUMS * sizeof(double))
+                    fold_one(&pixels[0], window, window, ya, yb, d, fractions, variance, gain, correct, True, s)
+                    break
 
 
 def fold(
@@ -213,19 +305,14 @@ def fold(
 ):
     """Add the rows of each window to ``sums[index]``; `cx`, `cy`, `sigma` are those of all sources."""
     cdef float fractions[CELLS + 1]
-    cdef float step = <float>(1.0 / SIDE)
     cdef int64_t w, i
-    cdef int k
     if sums.shape[1] != NSUMS:
         raise ValueError("sums must have as many columns as there are sums")
     with nogil:
-        # Areas are summed up one by one in float32, as SExtractor does: all of them aren't quite 1.
-        fractions[0] = 0
-        for k in range(CELLS):
-            fractions[k + 1] = fractions[k] + step * step
+        tabulate(fractions)
         for w in range(index.shape[0]):
             i = index[w]
             fold_one(
                 &pixels[0], &main[w, 0], &mirror[w, 0], rows[w, 0], rows[w, 1], disc(cx[i], cy[i], <float>sigma[i]),
-                fractions, variance, gain, correct, &sums[i, 0],
+                fractions, variance, gain, correct, True, &sums[i, 0],
             )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sextract.config.settings import PhotometrySettings
 from sextract.measurement import _windowed
 from sextract.measurement.magnitudes import fill, photometry_columns
-from sextract.measurement.measure import Batch, measurement
+from sextract.measurement.measure import MARGIN, Batch, measurement
 from sextract.measurement.position_errors import barycentre_covariance
 from sextract.measurement.positions import fits_pixel
 from sextract.measurement.shape import conic, ellipse, polarisation
@@ -225,31 +225,39 @@ def centre(batch: Batch, sigma: Array) -> Centring:
     frame, correct = batch.frame, batch.settings.photometry.mask_type == "CORRECT"
     x, y = batch.sources["x"].copy(), batch.sources["y"].copy()
     sums, iterations = batch.scratch((_windowed.SUMS,)), batch.scratch(dtype=np.int16)
-    variance = frame.rms**2
     reach, drift = _windowed.RADIUS * sigma + 1.0, DRIFT_PX
-    active = np.flatnonzero(np.isfinite(sigma)).astype(np.int64)
-    for _ in range(MAX_ITERATIONS):
-        if not len(active):
-            break
-        sums[active] = 0.0
+    noise = float(frame.rms**2), frame.gain, correct
+    end = STEP, STILL2, MAX_ITERATIONS, (frame.width, frame.height, MARGIN)
+    moving = np.isfinite(sigma).astype(np.uint8)
+    while len(active := np.flatnonzero(moving)):
+        giants: list[int] = []
         for v in batch.windows(reach + drift, reach + drift, x, y, index=active):
-            pixels = (v.pixels, v.index, v.main, v.mirror, v.rows)
-            _windowed.fold(*pixels, x, y, sigma, variance, frame.gain, correct, sums)
+            if v.whole:
+                _windowed.settle(v.pixels, v.index, v.main, x, y, sigma, *noise, *end, sums, iterations, moving)
+                continue
+            i = int(v.index[0])
+            if i not in giants:
+                giants.append(i)
+                sums[i] = 0.0
+            _windowed.fold(v.pixels, v.index, v.main, v.mirror, v.rows, x, y, sigma, *noise, sums)
         drift = 0.0
-        iterations[active] += 1
-        active = _step(active, sums, x, y)
-    iterations[active] += 1
+        if giants:
+            _step(np.array(giants, np.int64), sums, x, y, iterations, moving)
     return Centring(x, y, sums, iterations)
 
 
-def _step(active: Array, sums: Array, x: Array, y: Array) -> Array:
-    """Move the centres of `active`; those still on their way."""
-    active = active[sums[active, 0] > 0]
-    flux = sums[active, 0]
-    dx, dy = sums[active, 1] / flux, sums[active, 2] / flux
-    x[active] += STEP * dx
-    y[active] += STEP * dy
-    return np.asarray(active[dx * dx + dy * dy >= STILL2])
+def _step(giants: Array, sums: Array, x: Array, y: Array, iterations: Array, moving: Array) -> None:
+    """Move the centres of `giants`, as ``_windowed.settle`` does; `moving` says which are still on their way."""
+    iterations[giants] += 1
+    moving[giants] = 0
+    giants = giants[sums[giants, 0] > 0]
+    flux = sums[giants, 0]
+    dx, dy = sums[giants, 1] / flux, sums[giants, 2] / flux
+    x[giants] += STEP * dx
+    y[giants] += STEP * dy
+    giants = giants[dx * dx + dy * dy >= STILL2]
+    moving[giants] = iterations[giants] < MAX_ITERATIONS
+    iterations[giants] += moving[giants] == 0
 
 
 @dataclass(frozen=True, slots=True)
