@@ -248,6 +248,7 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
         verbose=v["VERBOSE_TYPE"],
         sextractor_bugs=config.options.sextractor_bugs,
         keywords=tuple((k.name, texts[k.name]) for k in KEYWORDS.values() if not k.role),
+        config_name=config.file,
     )
 
 

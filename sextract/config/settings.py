@@ -119,7 +119,11 @@ class ResourceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All a run is told.  ``keywords`` is the effective configuration, keyword → text, for headers and its hash."""
+    """All a run is told.
+
+    ``keywords`` is the effective configuration, keyword → text, for headers and its hash; ``config_name`` the file it was
+    read from, or empty.
+    """
 
     detection: DetectionSettings = field(default_factory=DetectionSettings)
     deblending: DeblendingSettings = field(default_factory=DeblendingSettings)
@@ -130,3 +134,4 @@ class Settings:
     verbose: str = "NORMAL"
     sextractor_bugs: frozenset[str] = frozenset()
     keywords: tuple[tuple[str, str], ...] = ()
+    config_name: str = ""

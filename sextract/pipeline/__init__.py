@@ -6,31 +6,33 @@ extensions in turn, and leaves either all outputs or none.
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from sextract._version import __version__
-from sextract.catalogue.writer import RunFacts, open_writer
+from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.settings import Settings
-from sextract.execution.backend import Backend, SerialBackend, Task
+from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
-from sextract.memory.budget import MIB, Budget, size_text
+from sextract.measurement.sky import lacks_celestial
+from sextract.memory.budget import size_text
+from sextract.memory.codepages import drop_code_pages
 from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab
+from sextract.pipeline.estimate import Estimate, estimate
 from sextract.pipeline.extraction import Extraction
-from sextract.pipeline.plan import Layout, Run, families, lay_out, output_columns
+from sextract.pipeline.facts import MemoryOutputs, memory_outputs, outcome, run_facts
+from sextract.pipeline.layout import Fit, Layout, fit, try_fit, uses_sky
+from sextract.pipeline.plan import Run, families, output_columns
 from sextract.pipeline.stages import Kind, Plan, Stages
-from sextract.reading.source import ImageSource, open_images
+from sextract.reading.source import ImageInfo, open_images
 
-
-# What astropy.wcs and its table of sky frames take in the one worker that imports them, measured with astropy 8 and rounded up.
-ASTROPY_BYTES = 52 * MIB
+__all__ = ["Estimate", "Summary", "estimate", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +79,16 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
     started = time.monotonic()
     plan = families(settings)
     images = open_images(image, scratch_dir=settings.resources.scratch_dir)
-    limit, workers = settings.resources.mem_limit_bytes, settings.resources.workers
+    infos = [image.info for image in images]
+    in_memory = memory_outputs(settings, infos)
+    limit, asked = settings.resources.mem_limit_bytes, settings.resources.workers
+    planned = fit(limit - in_memory.nbytes, asked, infos, settings, plan)
+    _warn(infos, plan, in_memory, reporter)
     with ExitStack() as stack:
-        facts = RunFacts(
-            settings=settings, file_name=os.path.basename(images[0].info.path), extensions=len(images),
-            software=f"sextract {__version__}",
-        )  # fmt: skip
+        facts = run_facts(infos, settings, plan)
         checks = stack.enter_context(
             open_checkimages(
-                settings.output.checkimages, [ImageExtension(i.info.width, i.info.height, i.info.header) for i in images]
+                settings.output.checkimages, [ImageExtension(i.width, i.height, i.header) for i in infos]
             )
         )
         writer = stack.enter_context(
@@ -94,25 +97,28 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         slab = Slab(limit)
         stack.callback(slab.close)
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks)
-        backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
+        backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan)
         stack.callback(backend.close)
-        gauge = Gauge(backend.pids, slab)
-        _warm(backend)
-        layouts = _fit(images, settings, plan, backend, slab, gauge, limit, reporter)
-        work = Run(images, settings, plan, slab, backend, gauge, writer, checks, reporter)
-        scratch = max(layout.scratch_bytes for layout in layouts)
+        if fitted.workers < asked:
+            reporter.warning(
+                f"--mem-limit {size_text(limit)} leaves room for {fitted.workers} of {asked} workers: {fitted.workers} are used"
+            )
+        slab.restrict(fitted.budget.slab)
+        reporter.detail(", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in fitted.budget.lines()))
+        work = Run(images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, in_memory.catalogue)
+        scratch = max(layout.scratch_bytes for layout in fitted.layouts)
         work.scratch = tuple(slab.alloc(scratch, "scratch") for _ in range(backend.workers))
-        detected = sum(_extension(work, k, layout) for k, layout in enumerate(layouts))
+        detected = sum(_extension(work, k, layout, started) for k, layout in enumerate(fitted.layouts))
         gauge.exact()
     seconds = time.monotonic() - started
-    pixels = sum(i.info.width * i.info.height for i in images)
+    pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
     return Summary(
-        work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, workers, outputs
+        work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, fitted.workers, outputs
     )
 
 
-def _extension(work: Run, index: int, layout: Layout) -> int:
+def _extension(work: Run, index: int, layout: Layout, started: float) -> int:
     """One extension; the number of sources detected."""
     info = work.images[index].info
     extraction = Extraction(work, index, layout)
@@ -121,11 +127,50 @@ def _extension(work: Run, index: int, layout: Layout) -> int:
         frame = extraction.measure_background()
         work.writer.begin_extension(frame)
         facts = extraction.extract(frame)
-        work.writer.end_extension(facts)
+        news = outcome(time.monotonic() - started, work.gauge.peak)
+        work.writer.end_extension(replace(facts, environment=news))
     work.reporter.info(f"Objects: {facts.detected:<8d} detected / {facts.extracted:<8d} sextracted")
     if "APERTURES" in work.checks:
         work.checks["APERTURES"].draw(index, frame.rms)  # type: ignore[attr-defined]
     return facts.detected
+
+
+def _warn(infos: Sequence[ImageInfo], plan: Plan, in_memory: MemoryOutputs, reporter: Reporter) -> None:
+    """What the user may not have meant, and can be known by now."""
+    if uses_sky(plan):
+        for info in infos:
+            if lacks_celestial(info.header):
+                reporter.warning(
+                    f"{info.path}[{info.hdu}]: no celestial coordinates in the header (CTYPE1, CTYPE2): ALPHA and DELTA are NaN"
+                )
+    if in_memory.folders:
+        reporter.warning(
+            f"{', '.join(in_memory.folders)} is in memory (tmpfs): what is written there counts against --mem-limit"
+        )
+
+
+def _start(
+    planned: Fit, factory: HandlerFactory, slab: Slab, infos: Sequence[ImageInfo], settings: Settings, plan: Plan
+) -> tuple[Backend, Gauge, Fit]:
+    """Start as many workers as planned, or fewer if they hold more than predicted."""
+    workers, limit = planned.workers, planned.budget.limit
+    while True:
+        backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
+        try:
+            gauge = Gauge(backend.pids, slab)
+            _warm(backend)
+            drop_code_pages()
+            measured = gauge.exact()
+            fitted = try_fit(limit, workers, infos, settings, plan, measured)
+            if fitted.fits:
+                return backend, gauge, fitted
+            if workers <= 1:
+                fit(limit, workers, infos, settings, plan, measured)
+        except BaseException:
+            backend.close()
+            raise
+        backend.close()
+        workers -= 1
 
 
 def _warm(backend: Backend) -> None:
@@ -136,18 +181,3 @@ def _warm(backend: Backend) -> None:
             if result.error is not None:
                 raise result.error
             left.discard(result.ticket)
-
-
-def _fit(
-    images: list[ImageSource], settings: Settings, plan: Plan, backend: Backend, slab: Slab, gauge: Gauge, limit: int,
-    reporter: Reporter,
-) -> list[Layout]:  # fmt: skip
-    """Give the slab what the limit leaves, and lay the extensions out in it; refuse a limit that is too small."""
-    base = gauge.exact() + (ASTROPY_BYTES if plan.table else 0)
-    budget = Budget(limit, base, len(backend.pids()) + 1)
-    layouts = [lay_out(i.info, settings, backend.workers, budget.slab) for i in images]
-    need = max(layout.need_bytes for layout in layouts)
-    budget.require(need, f"{images[0].info.path}")
-    slab.restrict(budget.slab)
-    reporter.detail(", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in budget.lines()))
-    return layouts

@@ -24,7 +24,8 @@ from sextract.errors import InputError, LimitError, WorkerError
 from sextract.execution.backend import Result, Task
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import Lease, TileKey
-from sextract.pipeline.plan import Layout, Run
+from sextract.pipeline.layout import Layout
+from sextract.pipeline.plan import Run
 from sextract.pipeline.runs import RunStore
 from sextract.pipeline.sources import SourceTable
 from sextract.pipeline.stages import EATEN, Kind, Setup, pack, runs_block_bytes, runs_views, with_frame

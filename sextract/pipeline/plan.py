@@ -1,74 +1,34 @@
-"""What a run will do and hold, worked out before a pixel is read: families, rows, tiles, buffers; and what extensions share.
+"""What a run will do, worked out before a pixel is read: families, layout of rows; and what its extensions share.
 
-Sizes follow from the image, the configuration and the memory limit; answers don't follow from sizes.
+How images are cut up for a memory limit is ``layout.py``'s.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
+from sextract.background.mesh import MeshGrid
 from sextract.background.surface import Background
 from sextract.catalogue.writer import CatalogueWriter, OutputColumn, row_dtype
 from sextract.checkimage.checkimage import CheckImages
 from sextract.config.settings import Requested, Settings
-from sextract.detection import _components
 from sextract.execution.backend import Backend
 from sextract.log import Progress, Reporter
 from sextract.measurement.measure import MARGIN, MEASUREMENTS, family_of
-from sextract.measurement.stamps import TileGrid
+from sextract.memory.budget import MIB
 from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab
 from sextract.memory.tiles import TileManager
-from sextract.pipeline.stages import READ_BYTES, Plan, runs_block_bytes
+from sextract.pipeline.layout import Fit
+from sextract.pipeline.stages import Plan
 from sextract.reading.header import gain_and_saturation, pixel_scale_from
 from sextract.reading.source import ImageInfo, ImageSource
-from sextract.records import SOURCE, BlockRef, Frame
-
-MIB = 1 << 20
-
-# A tile is read in one go and stays in a core's cache while it is filtered.
-TILE_BYTES = 2 * MIB
-# Stamps of a batch, or a footprint's pixels with its tree: more is lent when one is larger.
-SCRATCH_TARGET = 4 * MIB
-# What a pixel of a footprint needs while it is split: values, owner, fragments, tree.
-FOOTPRINT_PIXEL_BYTES = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Tiles and buffers of one extension.
-
-    Attributes
-    ----------
-    mesh : MeshGrid
-    tiles : TileGrid
-    mesh_cells : tuple of int
-        Rows and columns of background cells in a task.
-    mesh_bytes, complete_bytes : int
-        The background's maps, and scratch to finish them.
-    scratch_bytes : int
-        Of each worker.
-    giant_bytes : int
-        What the largest footprint that is split may need.
-    need_bytes : int
-        The smallest slab that can do the work.
-    """
-
-    mesh: MeshGrid
-    tiles: TileGrid
-    mesh_cells: tuple[int, int]
-    mesh_bytes: int
-    complete_bytes: int
-    scratch_bytes: int
-    giant_bytes: int
-    need_bytes: int
+from sextract.records import BlockRef, Frame
 
 
 def families(settings: Settings) -> Plan:
@@ -110,52 +70,6 @@ def output_columns(settings: Settings) -> list[OutputColumn]:
     return out
 
 
-def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) -> Layout:
-    """Cut an image into tiles for a slab of that size."""
-    mesh = mesh_grid(info.width, info.height, settings.background)
-    kernel = settings.detection.kernel
-    halo_y, halo_x = (0, 0) if kernel is None else (kernel.shape[0] // 2, kernel.shape[1] // 2)
-    tiles = TileGrid(info.width, info.height, *_tile_shape(info, settings, workers, slab_bytes), halo_y, halo_x)
-    block = 4 * (tiles.rows + 2 * halo_y) * (min(tiles.columns + 2 * halo_x, info.width))
-    strip = max(4 * info.width * (2 * halo_y + 1), READ_BYTES)
-    nodes = READ_BYTES + -(-Background.scratch_bytes(mesh) // 4096) * 4096
-    least = nodes + strip + MIB + max(
-        SCRATCH_BYTES + 4 * mesh.cell_height * mesh.cell_width, 4 * tiles.columns, 5 * 4 * info.width * 4 * MARGIN
-    )
-    scratch = max(least, min(SCRATCH_TARGET + strip + nodes, slab_bytes // (4 * workers)))
-    room = scratch - nodes - SCRATCH_BYTES
-    across = max(1, min(mesh.nx, room // (4 * mesh.cell_height * mesh.cell_width)))
-    down = 1 if across < mesh.nx else max(1, min(mesh.ny, -(-mesh.ny // (4 * workers)), room // (4 * mesh.cell_height * info.width)))
-    pixels = min(settings.deblending.max_footprint_px, info.width * info.height)
-    giant = FOOTPRINT_PIXEL_BYTES * pixels
-    mesh_bytes = Background.storage_bytes(mesh)
-    joining = 2 * info.width * (_components.PIECE_BYTES + _components.COMPONENT_BYTES + _components.LABEL_BYTES)
-    need = (
-        mesh_bytes + Background.complete_scratch_bytes(mesh)
-        + workers * (scratch + 2 * block + 2 * runs_block_bytes(tiles.rows, tiles.rows * (tiles.columns // 24 + 1)) + 512 * 1024)
-        + max(giant - scratch, 0) + joining + 4096 * SOURCE.itemsize + MIB
-    )  # fmt: skip
-    return Layout(mesh, tiles, (down, across), mesh_bytes, Background.complete_scratch_bytes(mesh), scratch, giant, need)
-
-
-def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) -> tuple[int, int]:
-    """Rows and columns of a tile: bands of rows that suit the storage, cut in x only where a band is too large."""
-    forced = settings.resources.tile_shape
-    if forced is not None:
-        rows, columns = (n if n > 0 else side for n, side in zip(forced, (info.height, info.width), strict=True))
-        return min(rows, info.height), min(columns, info.width)
-    most = min(TILE_BYTES, max(slab_bytes // (16 * workers), 64 * 1024))
-    columns = info.width
-    rows = max(most // (4 * columns), 1)
-    if rows < 16:
-        # Rows of 64 KiB and more are still read at full speed.
-        columns = min(columns, max(most // (4 * 16), 16384))
-        rows = max(most // (4 * columns), 1)
-    if info.tile_rows > 1:
-        rows = max(rows // info.tile_rows, 1) * info.tile_rows
-    return min(rows, info.height), columns
-
-
 class Run:
     """What all extensions of a run share.
 
@@ -173,7 +87,7 @@ class Run:
 
     def __init__(
         self, images: Sequence[ImageSource], settings: Settings, plan: Plan, slab: Slab, backend: Backend, gauge: Gauge,
-        writer: CatalogueWriter, checks: CheckImages, reporter: Reporter,
+        writer: CatalogueWriter, checks: CheckImages, reporter: Reporter, fit: Fit, catalogue_in_memory: bool,
     ) -> None:  # fmt: skip
         self.images, self.settings, self.plan, self.slab, self.backend = images, settings, plan, slab, backend
         self.gauge, self.writer, self.checks, self.reporter = gauge, writer, checks, reporter
@@ -184,8 +98,10 @@ class Run:
         self.paints = "SEGMENTATION" in checks
         self.written = 0
         self._looked = 0.0
-        # A little below the limit: between two looks there is time to grow.
-        self.gauge_limit = settings.resources.mem_limit_bytes - MIB
+        self._catalogue_in_memory = catalogue_in_memory
+        self._need = fit.need_bytes
+        # The kernel's share is in no process's memory.  Between two looks there is time to grow, too.
+        self.gauge_limit = fit.budget.limit - max(dict(fit.budget.lines())["kernel"], MIB)
         self._reaches = [m.reach for name in plan.batch if (m := MEASUREMENTS.get(name)).reach is not None]
         self._catalogue_row = row_dtype(output_columns(settings))
         self.progress: Progress
@@ -195,15 +111,23 @@ class Run:
         now = time.monotonic()
         if now - self._looked > 0.05:
             self._looked = now
-            excess = self.gauge.sample() - self.gauge_limit
+            excess = self.gauge.sample() - self.gauge_limit + self._written_to_memory()
             if excess > 0:
                 self._give_back(excess)
 
     def _give_back(self, nbytes: int) -> None:
-        """The heaps hold more than their allowance: let go of tiles nobody reads, so that the limit holds."""
-        freed = self.tiles.evict(2 * nbytes)
-        self.slab.shrink()
-        self.reporter.detail(f"heaps are {nbytes >> 10} KiB over their allowance: {freed >> 10} KiB of tiles given back")
+        """The heaps hold more than their allowance: less slab for the rest of the run, so that the limit holds."""
+        # A little more at once than asked for, lest every look ends here.
+        freed = self.tiles.evict(nbytes + MIB)
+        lowered = self.slab.lower_ceiling(nbytes + MIB, self._need)
+        self.reporter.detail(
+            f"heaps are {nbytes >> 10} KiB over their allowance: {lowered >> 10} KiB fewer for buffers, "
+            f"{freed >> 10} KiB of tiles given back"
+        )
+
+    def _written_to_memory(self) -> int:
+        """Bytes of a catalogue whose folder is in memory."""
+        return self.written * self._catalogue_row.itemsize if self._catalogue_in_memory else 0
 
     def attach_background(self, maps: BlockRef, grid: MeshGrid) -> Background:
         """The background on its block."""

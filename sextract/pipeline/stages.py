@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, cell_statistics
+from sextract.background.mesh import SCRATCH_BYTES, CellStream, MeshGrid, cell_statistics
 from sextract.background.surface import Background
 from sextract.checkimage.apertures import ApertureImage, circles, ellipses
 from sextract.checkimage.checkimage import CheckImages
@@ -25,6 +25,7 @@ from sextract.deblending import _deblend
 from sextract.detection import _scan
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
 from sextract.measurement.stamps import StampCutter, TileGrid
+from sextract.memory.codepages import drop_code_pages
 from sextract.memory.slab import Slab
 from sextract.reading.source import ImageSource
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
@@ -98,6 +99,11 @@ def runs_views(slab: NDArray[np.uint8], offset: int, rows: int, nbytes: int) -> 
     return slab[offset : offset + head].view(np.int32), slab[offset + head : offset + head + room * RUN.itemsize].view(RUN)
 
 
+def reading_bytes(mesh: MeshGrid) -> int:
+    """Part of a worker's scratch that reading and the background surface use."""
+    return READ_BYTES + -(-Background.scratch_bytes(mesh) // 4096) * 4096
+
+
 class Stages:
     """Does the tasks of one worker.
 
@@ -148,6 +154,7 @@ class Stages:
         batch = Batch(sources, frame, self.settings, self.plan.dims, cutter, arena)
         for name in self.plan.batch:
             MEASUREMENTS.get(name).run(batch)
+        drop_code_pages()
         return b""
 
     def setup(self, payload: bytes) -> bytes:
@@ -157,16 +164,13 @@ class Stages:
         self.image = self.images[s.extension]
         self.background = Background.on(self._bytes(s.maps), s.mesh)
         scratch = self._bytes(s.scratch[self.slot])
-        self.reading, self.scratch = scratch[: self._reading_bytes(s.mesh)], scratch[self._reading_bytes(s.mesh) :]
+        reading = reading_bytes(s.mesh)
+        self.reading, self.scratch = scratch[:reading], scratch[reading:]
         ntiles = s.tiles.across * s.tiles.down
         self.held, self.runs = np.full(ntiles, -1, np.int64), np.full(ntiles, -1, np.int64)
         if s.frame is not None:
             self._start_deblending(s.frame)
         return b""
-
-    @staticmethod
-    def _reading_bytes(mesh: MeshGrid) -> int:
-        return READ_BYTES + -(-Background.scratch_bytes(mesh) // 4096) * 4096
 
     def _bytes(self, ref: BlockRef) -> NDArray[np.uint8]:
         return self.bytes[ref[0] : ref[0] + ref[1]]
@@ -192,11 +196,32 @@ class Stages:
         x0, x1 = grid.columns(i0, i1)
         for j in range(j0, j1):
             y0, y1 = grid.rows(j)
+            if SCRATCH_BYTES + 4 * (y1 - y0) * (x1 - x0) > len(self.scratch):
+                bad += self._stream_cell(j, i0)
+                continue
             pixels = self.scratch[SCRATCH_BYTES : SCRATCH_BYTES + 4 * (y1 - y0) * (x1 - x0)].view(np.float32).reshape(y1 - y0, x1 - x0)
             bad += self.image.read_into(Box(y0, x0, y1, x1), pixels, self.reading)
             out = self.background.back[j, i0:i1], self.background.sigma[j, i0:i1]
             cell_statistics(pixels, grid, j, *out, self.scratch[:SCRATCH_BYTES])
         return pack(bad, (j1 - j0) * (i1 - i0))
+
+    def _stream_cell(self, j: int, i: int) -> int:
+        """Statistics of one background cell that the scratch doesn't hold, in strips, three times over; its bad pixels."""
+        cell = CellStream(self.background.grid, j, i, self.scratch)
+        (y0, y1), (x0, x1) = cell.rows, cell.columns
+        strip = self.scratch[SCRATCH_BYTES:]
+        step = len(strip) // (4 * (x1 - x0))
+        bad = 0
+        for stage in (1, 2, 3):
+            bad = 0
+            for ya in range(y0, y1, step):
+                box = Box(ya, x0, min(ya + step, y1), x1)
+                pixels = strip[: 4 * box.size].view(np.float32).reshape(box.shape)
+                bad += self.image.read_into(box, pixels, self.reading)
+                cell.fold(stage, ya, pixels)
+            cell.close(stage)
+        self.background.back[j, i], self.background.sigma[j, i] = cell.mode()
+        return bad
 
     def scan(self, payload: bytes) -> bytes:
         """Load a tile (unless `done` rows were scanned before, or only loading is asked for) and find its runs.

@@ -1,0 +1,152 @@
+"""``sextract --estimate IMAGE``: what a run would do and hold, from headers and settings alone.
+
+No pixel is read and no process started, so what processes take is predicted by the constants of ``layout.py``; the run
+itself splits the limit by the same numbers.  How long it takes depends on how many sources there are, which nobody knows
+yet: a middling field is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sextract.background.mesh import MeshGrid
+from sextract.config.machine import default_workers
+from sextract.config.settings import Settings
+from sextract.measurement.stamps import TileGrid
+from sextract.memory.budget import MIB, size_text
+from sextract.pipeline.facts import memory_outputs
+from sextract.pipeline.layout import Fit, Layout, fit, smallest_limit, uses_astropy
+from sextract.pipeline.plan import families
+from sextract.pipeline.stages import Plan
+from sextract.reading.source import ImageInfo, open_images
+from sextract.records import SOURCE
+
+# Of a run on one core: to start, to import astropy, and per million pixels with some 500 sources.
+START_SECONDS, ASTROPY_SECONDS, SECONDS_PER_MPIXEL = 0.4, 0.8, 0.25
+# A middling field, for the memory that sources and runs take: one source in so many pixels, and its fragments.
+PIXELS_PER_SOURCE, FRAGMENT_BYTES = 1000, 300
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Plan and predicted peak of a run.
+
+    Attributes
+    ----------
+    image : str
+    limit_bytes, smallest_limit_bytes : int
+        The limit, and the smallest with which one worker works.
+    parts : tuple of (name, bytes)
+        How the limit is split: base, heaps, kernel, slab.
+    workers, asked_workers : int
+    sizes : tuple of (width, height)
+        Of each extension, pixels.
+    tiles : TileGrid
+    mesh : MeshGrid
+        Both of the largest extension.
+    scratch_bytes : int
+        Of each worker.
+    output_bytes : int
+        Check-images in folders that are memory.
+    peak_bytes : int
+        Of all processes together.
+    seconds : float
+    """
+
+    image: str
+    limit_bytes: int
+    smallest_limit_bytes: int
+    parts: tuple[tuple[str, int], ...]
+    workers: int
+    asked_workers: int
+    sizes: tuple[tuple[int, int], ...]
+    tiles: TileGrid
+    mesh: MeshGrid
+    scratch_bytes: int
+    output_bytes: int
+    peak_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{w} × {h}" for w, h in self.sizes[:4]) + (", …" if len(self.sizes) > 4 else "")
+        split = ", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in self.parts)
+        fewer = "" if self.workers == self.asked_workers else f" of {self.asked_workers} asked for"
+        t, m = self.tiles, self.mesh
+        lines = [
+            ("image", f"{self.image}: {len(self.sizes)} extension{'s' * (len(self.sizes) != 1)}, {sizes} pixels"),
+            ("memory limit", f"{size_text(self.limit_bytes)} ({split})"),
+            ("smallest limit", size_text(self.smallest_limit_bytes)),
+            ("predicted peak", size_text(self.peak_bytes)),
+            ("workers", f"{self.workers}{fewer}, {size_text(self.scratch_bytes)} of scratch each"),
+            ("tiles", f"{t.down} × {t.across} of {t.rows} rows × {t.columns} columns"),
+            ("background mesh", f"{m.ny} × {m.nx} cells of {m.cell_height} × {m.cell_width} pixels"),
+            ("time", f"about {self.seconds:.0f} s"),
+        ]
+        if self.output_bytes:
+            lines.append(("outputs in memory", size_text(self.output_bytes)))
+        return "\n".join(f"{name + ':':<19}{text}" for name, text in lines)
+
+
+def estimate(image: str, settings: Settings) -> Estimate:
+    """Plan a run without reading a pixel.
+
+    Parameters
+    ----------
+    image : str
+        File name, maybe with ``[n]`` or ``[NAME]``.
+    settings : Settings
+
+    Raises
+    ------
+    LimitError
+        The limit is too small; the message names the smallest that works.
+    InputError
+        The image can't be opened.
+    """
+    plan = families(settings)
+    infos = [source.info for source in open_images(image, scratch_dir=settings.resources.scratch_dir)]
+    limit, asked = settings.resources.mem_limit_bytes, settings.resources.workers
+    in_memory = memory_outputs(settings, infos)
+    fitted = fit(limit - in_memory.nbytes, asked, infos, settings, plan)
+    largest = max(range(len(infos)), key=lambda k: infos[k].width * infos[k].height)
+    layout = fitted.layouts[largest]
+    return Estimate(
+        image=image,
+        limit_bytes=limit,
+        smallest_limit_bytes=smallest_limit(min(asked, 1), infos, settings, plan) + in_memory.nbytes,
+        parts=tuple(fitted.budget.lines()),
+        workers=fitted.workers,
+        asked_workers=asked,
+        sizes=tuple((info.width, info.height) for info in infos),
+        tiles=layout.tiles,
+        mesh=layout.mesh,
+        scratch_bytes=max(each.scratch_bytes for each in fitted.layouts),
+        output_bytes=in_memory.nbytes,
+        peak_bytes=_peak(fitted, infos) + in_memory.nbytes,
+        seconds=_seconds(fitted, infos, plan),
+    )
+
+
+def _peak(fitted: Fit, infos: Sequence[ImageInfo]) -> int:
+    """What all processes hold when the slab has filled with tiles, or with all there are."""
+    budget = fitted.budget
+    filled = max(_filled(layout, info, fitted.workers) for layout, info in zip(fitted.layouts, infos, strict=True))
+    heaps = budget.processes * budget.heap_per_process
+    return -(-(budget.base + heaps + min(budget.slab, filled)) // MIB) * MIB
+
+
+def _filled(layout: Layout, info: ImageInfo, workers: int) -> int:
+    """Bytes of the slab with all tiles, runs, and the sources of a middling field."""
+    t, pixels = layout.tiles, info.width * info.height
+    halo = t.down * t.across * 4 * 2 * (t.halo_y * t.columns + t.halo_x * t.rows if t.across > 1 else t.halo_y * t.columns)
+    sources = pixels // PIXELS_PER_SOURCE * (SOURCE.itemsize + FRAGMENT_BYTES)
+    passing = max(workers, 1) * layout.tile_bytes // 8 + 2 * MIB
+    return layout.mesh_bytes + max(workers, 1) * layout.scratch_bytes + 4 * pixels + halo + sources + passing
+
+
+def _seconds(fitted: Fit, infos: Sequence[ImageInfo], plan: Plan) -> float:
+    """Elapsed seconds, very roughly."""
+    mpixels = sum(info.width * info.height for info in infos) / 1e6
+    at_once = max(min(fitted.workers, default_workers().value), 1)
+    return START_SECONDS + ASTROPY_SECONDS * uses_astropy(infos, plan) + SECONDS_PER_MPIXEL * mpixels / at_once

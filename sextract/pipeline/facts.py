@@ -1,0 +1,131 @@
+"""Facts of a run beside its numbers: what headers tell of it, and which of its outputs are memory themselves.
+
+Values that change from run to run are facts of the environment and reach a header only with ``--provenance full``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sextract._version import __version__
+from sextract.catalogue.writer import RunFacts, is_standard_output
+from sextract.config.settings import Settings
+from sextract.memory.budget import size_text
+from sextract.memory.spill import filesystem_type
+from sextract.pipeline.layout import uses_astropy
+from sextract.pipeline.stages import Plan
+from sextract.reading.header import card_value
+from sextract.reading.source import ImageInfo
+
+_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOutputs:
+    """Outputs whose folder is in memory.
+
+    Attributes
+    ----------
+    folders : tuple of str
+    nbytes : int
+        What check-images there will take.
+    catalogue : bool
+        The catalogue is among them.
+    """
+
+    folders: tuple[str, ...] = ()
+    nbytes: int = 0
+    catalogue: bool = False
+
+
+def memory_outputs(settings: Settings, infos: Sequence[ImageInfo]) -> MemoryOutputs:
+    """Find the outputs that will be written to memory."""
+    out = settings.output
+    pixels = sum(info.width * info.height for info in infos)
+    checks = [_folder(name) for kind, name in out.checkimages if kind != "NONE"]
+    catalogue = "" if out.catalog_type == "NONE" or is_standard_output(out.catalog_name) else _folder(out.catalog_name)
+    in_memory = {folder for folder in {*checks, catalogue} - {""} if _is_memory(folder)}
+    nbytes = sum(4 * pixels for folder in checks if folder in in_memory)
+    return MemoryOutputs(tuple(sorted(in_memory)), nbytes, catalogue in in_memory)
+
+
+def _folder(name: str) -> str:
+    return os.path.dirname(os.path.abspath(name))
+
+
+def _is_memory(folder: str) -> bool:
+    try:
+        return filesystem_type(folder) in _IN_MEMORY
+    except OSError:
+        # A folder that is missing is the writer's to report.
+        return False
+
+
+def run_facts(infos: Sequence[ImageInfo], settings: Settings, plan: Plan) -> RunFacts:
+    """What the catalogue's headers tell of a run.
+
+    Only a DATASUM that an image's own header has is told: to sum up an image without one would be to read it once more.
+    """
+    return RunFacts(
+        settings=settings,
+        file_name=os.path.basename(infos[0].path),
+        extensions=len(infos),
+        software=f"sextract {__version__}",
+        config_name=settings.config_name,
+        versions=tuple(_versions(infos, plan)),
+        datasums=tuple(
+            (f"{os.path.basename(info.path)}[{info.hdu}]", datasum)
+            for info in infos
+            if (datasum := (card_value(info.header, "DATASUM") or "").strip("' "))
+        ),
+        environment=_environment(settings),
+    )
+
+
+def _versions(infos: Sequence[ImageInfo], plan: Plan) -> Iterable[tuple[str, str]]:
+    """Libraries that may change a number of this run."""
+    yield "numpy", np.__version__
+    if uses_astropy(infos, plan):
+        yield "astropy", installed_version("astropy")
+    if any(info.library_bytes for info in infos):
+        yield "fitsio", installed_version("fitsio")
+
+
+def installed_version(name: str) -> str:
+    """Version of an installed distribution, from the name of its folder, or ``unknown``; nothing is imported."""
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for found in names:
+            stem, _, suffix = found.rpartition(".")
+            if suffix == "dist-info" and stem.lower().startswith(f"{name}-"):
+                return stem[len(name) + 1 :]
+    return "unknown"
+
+
+def _environment(settings: Settings) -> tuple[tuple[str, str, str], ...]:
+    """Facts of this very run; seconds and peak follow at its end (`outcome`)."""
+    resources = settings.resources
+    return (
+        ("DATE", time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()), "start of the run, UTC"),
+        ("SEXHOST", socket.gethostname(), "machine"),
+        ("SEXPYTH", sys.version.split()[0], "Python"),
+        ("SEXMEML", size_text(resources.mem_limit_bytes), "memory limit"),
+        ("SEXWORK", str(resources.workers), "worker processes asked for"),
+        ("SEXSECS", "", "seconds up to the end of this extension"),
+        ("SEXPEAK", "", "peak memory of all processes so far"),
+    )
+
+
+def outcome(seconds: float, peak_bytes: int) -> tuple[tuple[str, str], ...]:
+    """What is known of the run's environment at the end of an extension."""
+    return ("SEXSECS", f"{seconds:.1f}"), ("SEXPEAK", size_text(peak_bytes))

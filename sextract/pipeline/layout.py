@@ -1,0 +1,283 @@
+"""How an image is cut up for a memory limit: tiles, buffers, number of workers; and which limit is too small.
+
+Arithmetic on headers and settings; nothing is allocated or read.  What processes take before the first buffer is predicted
+by constants, so that the same limit is accepted or refused every time; a run checks them against what it measures.
+Answers never depend on any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
+from sextract.background.surface import Background
+from sextract.config.settings import Settings
+from sextract.detection import _components
+from sextract.errors import LimitError
+from sextract.measurement.measure import MARGIN, MEASUREMENTS
+from sextract.measurement.sky import lacks_celestial
+from sextract.measurement.stamps import TileGrid
+from sextract.memory.budget import MIB, Budget, size_text
+from sextract.pipeline.stages import READ_BYTES, Plan, reading_bytes, runs_block_bytes
+from sextract.reading.source import ImageInfo
+from sextract.records import FRAGMENT, SOURCE
+
+# A tile is read in one go and stays in a core's cache while it is filtered.
+TILE_BYTES = 2 * MIB
+# Stamps of a batch, or a footprint's pixels with its tree: more is lent when one is larger.
+SCRATCH_TARGET = 4 * MIB
+# A background cell up to this size is held, a larger one is read three times.
+CELL_TARGET = MIB
+# What a pixel of a footprint needs while it is split: values, owner, tree, the sources it becomes.  Measured on footprints of
+# a million pixels: 28 for the work (43 of unfiltered noise, where every third pixel is a peak), 4 for the sources.
+FOOTPRINT_PIXEL_BYTES, UNFILTERED_PIXEL_BYTES = 32, 48
+# Sources that CLEAN may still look at: one in 500 pixels (a very crowded field) takes 264 bytes, twice while the table
+# grows, and the fragments of its pixels.
+WINDOW_BYTES_PER_PIXEL = 2
+# The answers of tasks on the way, CLEAN's tables, the first tables of sources and fragments.
+TASK_BYTES, TABLE_BYTES = MIB, 2 * MIB
+
+# What the processes hold after their imports and a first task each, measured with CPython 3.11 and numpy 2.4 and rounded up:
+# this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
+# share, as if nobody else on the machine had them open.
+PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 12.0))
+# What astropy.wcs takes in the one worker that imports it, measured with astropy 8.
+ASTROPY_BYTES = 41 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Tiles and buffers of one extension.
+
+    Attributes
+    ----------
+    mesh : MeshGrid
+    tiles : TileGrid
+    mesh_cells : tuple of int
+        Rows and columns of background cells in a task.
+    mesh_bytes, complete_bytes : int
+        The background's maps, and scratch to finish them.
+    scratch_bytes : int
+        Of each worker.
+    giant_bytes : int
+        What the largest footprint that is split may need.
+    tile_bytes : int
+        A tile with its halo and the most runs it can have.
+    need_bytes : int
+        The smallest slab that can do the work.
+    """
+
+    mesh: MeshGrid
+    tiles: TileGrid
+    mesh_cells: tuple[int, int]
+    mesh_bytes: int
+    complete_bytes: int
+    scratch_bytes: int
+    giant_bytes: int
+    tile_bytes: int
+    need_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A limit, split, and all extensions laid out in what it leaves for the slab.
+
+    Attributes
+    ----------
+    budget : Budget
+    workers : int
+        0: everything in one process.
+    layouts : tuple of Layout
+    """
+
+    budget: Budget
+    workers: int
+    layouts: tuple[Layout, ...]
+
+    @property
+    def need_bytes(self) -> int:
+        """The smallest slab that can do the work."""
+        return max(layout.need_bytes for layout in self.layouts)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the slab is large enough."""
+        return self.budget.slab >= self.need_bytes
+
+
+def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) -> Layout:
+    """Cut an image into tiles for a slab of that size."""
+    workers = max(workers, 1)
+    mesh = mesh_grid(info.width, info.height, settings.background)
+    kernel = settings.detection.kernel
+    halo_y, halo_x = (0, 0) if kernel is None else (kernel.shape[0] // 2, kernel.shape[1] // 2)
+    tiles = TileGrid(info.width, info.height, *_tile_shape(info, settings, workers, slab_bytes), halo_y, halo_x)
+    reading = reading_bytes(mesh)
+    strip = max(4 * info.width * (2 * halo_y + 1), READ_BYTES)
+    cell = 4 * mesh.cell_height * mesh.cell_width
+    held_cell = min(cell, max(CELL_TARGET, slab_bytes // (16 * workers)))
+    # A giant's window is walked in strips of some rows, each with its mirror and a mask.
+    giant_rows = 5 * min(32 * MARGIN * info.width, info.width * info.height)
+    least = reading + strip + MIB + max(SCRATCH_BYTES + max(held_cell, 4 * info.width), 4 * tiles.columns, giant_rows)
+    scratch = max(least, min(SCRATCH_TARGET + strip + reading, slab_bytes // (4 * workers)))
+    block = 4 * (tiles.rows + 2 * halo_y) * min(tiles.columns + 2 * halo_x, info.width)
+    tile_bytes = block + runs_block_bytes(tiles.rows, tiles.rows * (tiles.columns // 2 + 1))
+    joining = (4 * info.width + 4096) * _components.PIECE_BYTES + (info.width + 1024) * _components.COMPONENT_BYTES
+    joining += (info.width + 4) * _components.LABEL_BYTES + (2 * tile_bytes if tiles.across > 1 else 0)
+    giant = giant_bytes(info, settings)
+    passing = workers * (tile_bytes + TASK_BYTES) + (giant if giant > scratch else 0)
+    passing += joining + _window_bytes(info, settings) + TABLE_BYTES
+    maps, complete = Background.storage_bytes(mesh), Background.complete_scratch_bytes(mesh)
+    need = maps + workers * scratch + max(complete, passing)
+    cells = _cells_at_once(mesh, scratch - reading, workers)
+    return Layout(mesh, tiles, cells, maps, complete, scratch, giant, tile_bytes, need)
+
+
+def giant_bytes(info: ImageInfo, settings: Settings) -> int:
+    """What the largest footprint that is split may need."""
+    pixels = min(settings.deblending.max_footprint_px, info.width * info.height)
+    return pixels * (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES)
+
+
+def _window_bytes(info: ImageInfo, settings: Settings) -> int:
+    """Sources between deblending and the catalogue, in a crowded field."""
+    rows = settings.deblending.clean_reach_rows if settings.deblending.clean else 0
+    sources = WINDOW_BYTES_PER_PIXEL * info.width * min(rows + 64, info.height)
+    return max(sources, 64 * (SOURCE.itemsize + FRAGMENT.itemsize))
+
+
+def _cells_at_once(mesh: MeshGrid, room: int, workers: int) -> tuple[int, int]:
+    """Rows and columns of background cells in a task: full rows of cells if they fit, at least one cell."""
+    room -= SCRATCH_BYTES
+    across = max(1, min(mesh.nx, room // (4 * mesh.cell_height * mesh.cell_width)))
+    if across < mesh.nx:
+        return 1, across
+    return max(1, min(mesh.ny, -(-mesh.ny // (4 * workers)), room // (4 * mesh.cell_height * mesh.width))), across
+
+
+def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) -> tuple[int, int]:
+    """Rows and columns of a tile: bands of rows that suit the storage, cut in x only where a band is too large."""
+    forced = settings.resources.tile_shape
+    if forced is not None:
+        rows, columns = (n if n > 0 else side for n, side in zip(forced, (info.height, info.width), strict=True))
+        return min(rows, info.height), min(columns, info.width)
+    most = min(TILE_BYTES, max(slab_bytes // (16 * workers), 64 * 1024))
+    columns = info.width
+    rows = max(most // (4 * columns), 1)
+    if rows < 16:
+        # Rows of 64 KiB and more are still read at full speed.
+        columns = min(columns, max(most // (4 * 16), 16384))
+        rows = max(most // (4 * columns), 1)
+    if info.tile_rows > 1:
+        rows = max(rows // info.tile_rows, 1) * info.tile_rows
+    return min(rows, info.height), columns
+
+
+def base_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
+    """What the processes of a run hold before the first buffer, with what libraries will add, predicted.
+
+    Parameters
+    ----------
+    workers : int
+        0: everything in one process.
+    infos : sequence of ImageInfo
+    plan : Plan
+    """
+    processes = PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES
+    return processes + LIBRARY_BYTES + library_bytes(workers, infos, plan)
+
+
+def library_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
+    """What libraries hold on their own heaps once a run has come to use them: astropy for sky positions, cfitsio."""
+    decoding = max(workers, 1) * max(info.library_bytes for info in infos)
+    return decoding + (ASTROPY_BYTES if uses_astropy(infos, plan) else 0)
+
+
+def uses_sky(plan: Plan) -> bool:
+    """Whether a column of sky positions is requested."""
+    return any(MEASUREMENTS.get(name).run.__module__ == lacks_celestial.__module__ for name in plan.table)
+
+
+def uses_astropy(infos: Sequence[ImageInfo], plan: Plan) -> bool:
+    """Whether astropy will be imported."""
+    return uses_sky(plan) and not all(lacks_celestial(info.header) for info in infos)
+
+
+def try_fit(
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0
+) -> Fit:
+    """Split a limit for a number of workers and lay all extensions out; see `Fit.fits`.
+
+    Parameters
+    ----------
+    limit, workers, infos, settings, plan
+    measured : int
+        Base as measured, if it was; what is predicted counts if it is more.
+    """
+    base = max(base_bytes(workers, infos, plan), measured + library_bytes(workers, infos, plan) if measured else 0)
+    budget = Budget(limit, base, workers + 2 if workers else 1)
+    return Fit(budget, workers, tuple(lay_out(info, settings, workers, budget.slab) for info in infos))
+
+
+def smallest_limit(workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0) -> int:
+    """The smallest limit, in whole MiB, that fits with that many workers."""
+    low, high = 0, 64
+    while not try_fit(high * MIB, workers, infos, settings, plan, measured).fits:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if try_fit(middle * MIB, workers, infos, settings, plan, measured).fits:
+            high = middle
+        else:
+            low = middle
+    return high * MIB
+
+
+def fit(
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0
+) -> Fit:
+    """The most workers, at most `workers`, with which a limit holds the work.
+
+    Parameters
+    ----------
+    limit, workers, infos, settings, plan, measured
+        See `try_fit`.
+
+    Raises
+    ------
+    LimitError
+        Not even one worker fits (not even no worker, where none was asked for).
+    """
+    for n in range(workers, 0, -1) if workers else (0,):
+        if base_bytes(n, infos, plan) < limit or n <= 1:
+            found = try_fit(limit, n, infos, settings, plan, measured)
+            if found.fits:
+                return found
+    raise _refusal(limit, min(workers, 1), infos, settings, plan, measured)
+
+
+def _refusal(
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int
+) -> LimitError:
+    """What the smallest limit is, and the other ways out."""
+    found = try_fit(limit, workers, infos, settings, plan, measured)
+    smallest = smallest_limit(workers, infos, settings, plan, measured)
+    largest = max(infos, key=lambda info: lay_out(info, settings, workers, found.budget.slab).need_bytes)
+    text = (
+        f"--mem-limit {size_text(limit)} is too small for {largest.spec} ({largest.width} × {largest.height}): "
+        f"{size_text(found.budget.fixed)} go to {'one worker and the processes beside it' if workers else 'the process'}, "
+        f"{size_text(found.need_bytes)} are needed for buffers; the smallest limit that works is {size_text(smallest)}"
+    )
+    if workers:
+        alone = smallest_limit(0, infos, settings, plan)
+        text += f" ({size_text(alone)} with --workers 0)" if alone < smallest else ""
+    giant = max(layout.giant_bytes for layout in found.layouts)
+    left = giant - (found.need_bytes - found.budget.slab)
+    pixels = left // (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES)
+    if pixels >= 1000:
+        text += (
+            f"; or have detections of more than {pixels // 1000 * 1000} pixels not deblended: "
+            f"-FOOTPRINT_MAXPIX {pixels // 1000 * 1000}"
+        )
+    return LimitError(text)
