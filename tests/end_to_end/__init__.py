@@ -1,0 +1,1 @@
+"""The command line from image to catalogue, held against SExtractor and against itself."""
