@@ -26,6 +26,11 @@ cdef int _ascending(const void *a, const void *b) noexcept nogil:
     return (u > v) - (u < v)
 
 
+cdef inline bint _placed(const Source *s) noexcept nogil:
+    # Sums over negative pixels, below a negative threshold, may leave a source without position or size.
+    return s.x - s.x == 0.0 and s.y - s.y == 0.0 and s.a - s.a == 0.0
+
+
 cdef inline double _wing(const Source *s, double beta, double dx, double dy) noexcept nogil:
     # The Moffat wing of a source at an offset; negative where it has no meaning.
     cdef double area = M_PI * s.a * s.b
@@ -100,7 +105,7 @@ cdef class Cleaner:
     cdef void _insert(self, int64_t i) noexcept nogil:
         cdef Source *s = &self.table[i]
         cdef int64_t k = self._class(s.a), b
-        if not (s.x == s.x and s.y == s.y):
+        if not _placed(s):
             return
         b = self._bucket(k, <int64_t>(s.x / (64 << k)), <int64_t>(s.y / (64 << k)))
         self.follow[i] = self.heads[b]
@@ -198,7 +203,7 @@ cdef class Cleaner:
         while self.count < upto:
             i = self.count
             s = &self.table[i]
-            if not self.enabled or s.ymin < s.row - self.reach:
+            if not self.enabled or s.ymin < s.row - self.reach or not _placed(s):
                 self.count += 1
                 continue
             found = self._neighbours(s)
