@@ -163,7 +163,8 @@ class Run:
             assert reach is not None
             half = np.maximum(half, reach(sources, self.settings.photometry)[1])
         half = np.where(np.isfinite(half), np.minimum(half, height), height) + 2 * MARGIN + 2
-        return np.ceil(np.nan_to_num(sources["y"], nan=0.0) + half).astype(np.int64)
+        rows: NDArray[np.int64] = np.ceil(np.nan_to_num(sources["y"], nan=0.0) + half).astype(np.int64)
+        return rows
 
     def write(self, rows: NDArray[Any]) -> None:
         """Give rows to the catalogue: the columns requested come first in each."""

@@ -57,7 +57,14 @@ class SourceTable:
     """
 
     def __init__(
-        self, store: RunStore, slab: Any, slab_bytes: NDArray[np.uint8], settings: Settings, width: int, height: int, reach: Reach
+        self,
+        store: RunStore,
+        slab: Any,
+        slab_bytes: NDArray[np.uint8],
+        settings: Settings,
+        width: int,
+        height: int,
+        reach: Reach,
     ) -> None:
         self.store, self.slab, self.bytes, self.reach = store, slab, slab_bytes, reach
         detection, deblending = settings.detection, settings.deblending
@@ -67,6 +74,7 @@ class SourceTable:
         self.cleaner = _clean.Cleaner(
             deblending.clean_param, deblending.clean, deblending.clean_reach_rows, lag, width, height, heads, found
         )
+        self._table: NDArray[Any] = np.empty(0, SOURCE)
         self._table_ref: BlockRef | None = None
         self._follow_ref: BlockRef | None = None
         self.base = 0
@@ -178,7 +186,9 @@ class SourceTable:
             rows = freed["y"][len(self._portions) * PORTION :][:PORTION]
             self._portions.append((int(rows.min()), int(rows.max())))
         some = [freed[len(self._portions) * PORTION :]]
-        some += [freed[k * PORTION : (k + 1) * PORTION] for k, (low, high) in enumerate(self._portions) if low < y1 and high >= y0]
+        some += [
+            freed[k * PORTION : (k + 1) * PORTION] for k, (low, high) in enumerate(self._portions) if low < y1 and high >= y0
+        ]
         some = [part[(part["y"] >= y0) & (part["y"] < y1)] for part in some]
         found = np.concatenate(some)
         return found[np.argsort(found["y"], kind="stable")]

@@ -1,0 +1,140 @@
+"""What a stage of an extension needs to give work away: blocks of the slab, tiles, tasks and their answers.
+
+What the work is, is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.errors import WorkerError
+from sextract.execution.backend import Result, Task
+from sextract.memory.slab import SlabFull
+from sextract.memory.tiles import Lease, TileKey
+from sextract.pipeline.layout import Layout
+from sextract.pipeline.plan import Run
+from sextract.pipeline.runs import RunStore
+from sextract.pipeline.stages import Kind, pack
+from sextract.records import BlockRef
+
+# Free room that a new task leaves for what its answer may need.
+SPARE_BYTES = 1 << 20
+
+Reply = NDArray[np.int64]
+
+
+class Desk:
+    """One extension's blocks and tasks.
+
+    Parameters
+    ----------
+    run : Run
+        What all extensions share.
+    extension : int
+        Index among the images.
+    layout : Layout
+    """
+
+    def __init__(self, run: Run, extension: int, layout: Layout) -> None:
+        self.run, self.layout, self.extension = run, layout, extension
+        self.slab, self.tiles, self.backend, self.settings = run.slab, run.tiles, run.backend, run.settings
+        self.info = run.images[extension].info
+        self.grid = layout.tiles
+        self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.capacity), np.uint8)
+        self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir)
+        self._callbacks: dict[int, tuple[Callable[[Reply], None], Callable[[str], None]]] = {}
+        self._kept: list[BlockRef] = []
+
+    def alloc(self, nbytes: int, owner: str) -> BlockRef:
+        """A block, at the expense of tiles and runs that nobody reads; SlabFull if there is no room."""
+        return self.store.alloc(nbytes, owner)
+
+    def alloc_for_task(self, nbytes: int, owner: str) -> BlockRef:
+        """A block for a new task, which leaves room for the answers of those that run."""
+        ref = self.alloc(nbytes, owner)
+        if self._callbacks and not self.tiles.make_room(SPARE_BYTES):
+            self.slab.free(ref)
+            raise SlabFull(nbytes, self.slab.free_bytes, self.slab.largest_free())
+        return ref
+
+    def keep(self, nbytes: int, owner: str) -> BlockRef:
+        """A block for as long as the extension lasts."""
+        ref = self.alloc(nbytes, owner)
+        self._kept.append(ref)
+        return ref
+
+    def view(self, ref: BlockRef, dtype: np.dtype[Any], n: int, offset: int = 0) -> NDArray[Any]:
+        """`n` items from a byte offset of a block."""
+        first = ref.offset + offset
+        return self.bytes[first : first + n * dtype.itemsize].view(dtype)
+
+    @property
+    def busy(self) -> bool:
+        """Whether tasks are outstanding."""
+        return bool(self._callbacks)
+
+    def submit(
+        self, kind: Kind, payload: bytes, then: Callable[[Reply], None], *, affinity: int | None = None,
+        crashed: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Have a worker do something; `then` takes the answer, `crashed` the signal if it crashes two workers."""
+        self._callbacks[self.backend.submit(Task(int(kind), payload, affinity))] = then, crashed or self.give_up
+
+    def give_up(self, died: str) -> None:
+        """End the run over a task that crashes workers."""
+        raise WorkerError(f"{self.info.spec}: a task crashed two workers one after the other ({died})")
+
+    def wait(self) -> None:
+        """Take the answers that are there, or wait for one."""
+        for result in self.backend.wait(0.2):
+            self._answer(result)
+        self.run.sample()
+
+    def _answer(self, result: Result) -> None:
+        then, crashed = self._callbacks.pop(result.ticket)
+        if result.error is not None:
+            raise result.error
+        if result.reply is None:
+            crashed(result.died or "")
+        else:
+            then(np.frombuffer(result.reply, np.int64))
+
+    def pin(self, y0: int, y1: int) -> Lease:
+        """Hold the tiles of these rows that are there."""
+        g = self.grid
+        first, last = max(y0, 0) // g.rows, min(max(y1, 1), g.height) - 1
+        return self.tiles.pin((self.extension, ty, tx) for ty in range(first, last // g.rows + 1) for tx in range(g.across))
+
+    def tile_pairs(self, lease: Lease) -> bytes:
+        """Index and place of the tiles of a lease, for a task."""
+        across = self.grid.across
+        return pack([v for (_, ty, tx), ref in lease.refs.items() for v in (ty * across + tx, ref.offset)])
+
+    def reserve_tile(self, key: TileKey) -> BlockRef | None:
+        """A block for a tile about to be loaded; None if there is no room."""
+        try:
+            ref = self.tiles.reserve(key, self.grid.block(*key[1:]).size * 4)
+        except SlabFull:
+            return None
+        if self.busy and not self.tiles.make_room(SPARE_BYTES):
+            self.tiles.discard(key)
+            return None
+        return ref
+
+    def load_tile(self, key: TileKey, block: BlockRef, runs: BlockRef, then: Callable[[Reply], None], *state: int) -> None:
+        """Have a tile loaded and, if `runs` isn't empty, scanned from where `state` (rows done, bad pixels) says."""
+        done, bad = state or (0, 0)
+        payload = pack(*key[1:], block.offset, runs.offset, runs.nbytes, done, bad)
+        self.submit(Kind.SCAN, payload, then)
+
+    def close(self) -> None:
+        """Free everything but what the stages hold."""
+        for ref in self._kept:
+            self.slab.free(ref)
+        self.store.close()
+        for key in list(self.tiles):
+            self.tiles.discard(key)
