@@ -6,6 +6,8 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from sextract.background._nodes cimport node_value
+
 cdef enum:
     LANES = 4
 
@@ -180,19 +182,6 @@ def apply(
             apply_row(value + lane, bend + lane, nx, &steps[0], cell_width, x0, width, &pixels[r, 0], subtract)
 
 
-cdef inline double between(int64_t at, int64_t cell, int64_t n, int64_t *node) noexcept nogil:
-    # The lower of two nodes, and the place between them.
-    cdef double place = <double>at / cell - 0.5
-    node[0] = <int64_t>place
-    place = place - node[0]
-    if place < 0.0:
-        node[0] = 0
-    elif node[0] == n - 1:
-        node[0] = 0 if n < 2 else n - 2
-        place = place + 1.0
-    return place
-
-
 def interpolate(
     const float[:, ::1] nodes,
     int64_t cell_width,
@@ -202,15 +191,7 @@ def interpolate(
     float[::1] out,
 ):
     # Bilinear between nodes, at the pixel nearest to (x, y).
-    cdef int64_t ny = nodes.shape[0], nx = nodes.shape[1], k, i, j, right, below
-    cdef double fx, fy
+    cdef int64_t k
     with nogil:
         for k in range(out.shape[0]):
-            fx = between(<int64_t>(xs[k] + 0.5), cell_width, nx, &i)
-            fy = between(<int64_t>(ys[k] + 0.5), cell_height, ny, &j)
-            right = i + 1 if nx > 1 else i
-            below = j + 1 if ny > 1 else j
-            out[k] = <float>(
-                (1.0 - fy) * ((1.0 - fx) * nodes[j, i] + fx * nodes[j, right])
-                + fy * ((1.0 - fx) * nodes[below, i] + fx * nodes[below, right])
-            )
+            out[k] = node_value(nodes, cell_width, cell_height, <int64_t>(xs[k] + 0.5), <int64_t>(ys[k] + 0.5))

@@ -13,6 +13,7 @@ from libc.math cimport M_PI, exp, pow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport qsort
 
+from sextract.background._nodes cimport node_value
 from sextract.deblending._shape cimport (
     Areas,
     Brightest,
@@ -477,37 +478,7 @@ cdef class Deblender:
         self.nsources += 1
 
     cdef float _background(self, int64_t x, int64_t y) noexcept nogil:
-        # The mesh between its nodes, bilinear (SExtractor's BACKGROUND).
-        cdef int64_t nx = self.back.shape[1], ny = self.back.shape[0], i, j
-        cdef double dx = <double>x / self.cell_width - 0.5, dy = <double>y / self.cell_height - 0.5
-        cdef double p, q
-        i = <int64_t>dx
-        dx -= i
-        if dx < 0.0:
-            dx += 1.0
-            i -= 1
-        if i < 0:
-            i = 0
-            dx -= 1.0
-        elif i >= nx - 1:
-            dx += i - max(nx - 2, 0)
-            i = max(nx - 2, 0)
-        j = <int64_t>dy
-        dy -= j
-        if dy < 0.0:
-            dy += 1.0
-            j -= 1
-        if j < 0:
-            j = 0
-            dy -= 1.0
-        elif j >= ny - 1:
-            dy += j - max(ny - 2, 0)
-            j = max(ny - 2, 0)
-        p = self.back[j, i]
-        q = self.back[min(j + 1, ny - 1), i]
-        p += dx * (self.back[j, min(i + 1, nx - 1)] - p)
-        q += dx * (self.back[min(j + 1, ny - 1), min(i + 1, nx - 1)] - q)
-        return <float>(p + dy * (q - p))
+        return node_value(self.back, self.cell_width, self.cell_height, x, y)
 
     cdef int64_t _tree(self, const Footprint *f, float peak) noexcept nogil:
         # Build the tree; the number of leaves to keep (their nodes' `chosen` set), 0 for none, −1 overflow, −2 scratch.
