@@ -2,17 +2,13 @@
 #
 # A weight is the covered fraction of the pixel (11 × 11 sub-pixels near the rim) times a Gaussian of the distance of its
 # centre.  The geometry is float32, the sums are double, as in SExtractor: its positions repeat to 1e-6 only that way.
-from libc.math cimport fabs, sqrt
+from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from sextract.measurement._window cimport OFFSET, X0, X1, Y0, Y1, mirrored, span, usable
 
 cdef enum:
-    SIDE = 11
-    CELLS = 121  # SIDE²
-    LANES = 12  # SIDE, to whole vectors
-    CHUNK = 64
     NSUMS = 10
 
 # Layout of a row of sums, and the radius of the window in sigmas, for windowed.py.
@@ -20,10 +16,6 @@ SUMS = NSUMS
 cdef double RADIUS_SIGMA = 4.0
 RADIUS = RADIUS_SIGMA
 
-# The outermost sub-pixel of a pixel is this far from its centre.
-cdef double CORNER = 5.0 / 11.0
-# Offsets of sub-pixels are summed up in float32: their squares are off by less than this, relatively.
-cdef double SLACK = 1e-5
 # Variance of a position within a pixel, 1/12 to the digits that SExtractor has.
 cdef double PIXEL_ERROR = 0.0833
 
@@ -39,21 +31,133 @@ cdef struct Sums:
     double y2_var
     double xy_var
 
-cdef struct Disc:
-    double cx
-    double cy
-    float radius
-    float radius2
-    float inner2  # closer pixels are whole
-    float outer2  # farther ones are out
-    float inverse  # 1 / (2 sigma²)
+cdef extern from *:
+    """
+    #include <math.h>
+    #include <stdint.h>
+    #include <string.h>
+    #define SX_SIDE 11
+    #define SX_CELLS 121
+    #define SX_LANES 16 /* SX_SIDE, to whole vectors */
+    #define SX_CHUNK 64
+    /* The outermost sub-pixel of a pixel is this far from its centre. */
+    #define SX_CORNER (5.0 / 11.0)
+    /* Offsets of sub-pixels are summed up in float32: their squares are off by less than this, relatively. */
+    #define SX_SLACK 1e-5
 
-cdef struct Chunk:
-    # A part of a row, small enough for the stack.
-    float dx[CHUNK]
-    float r2[CHUNK]
-    float weight[CHUNK]
-    float value[CHUNK]
+    /* For AVX2 too where the machine has it: without fused operations, so that the bits are the same. */
+    #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+    #define SX_CLONES __attribute__((target_clones("avx2", "default")))
+    #else
+    #define SX_CLONES
+    #endif
+
+    /* GCC makes no good vectors of loops as short as these. */
+    typedef float sx_floats __attribute__((vector_size(32)));
+    typedef int32_t sx_ints __attribute__((vector_size(32)));
+
+    typedef struct {
+        double cx, cy;
+        float radius, radius2;
+        float inner2;  /* closer pixels are whole */
+        float outer2;  /* farther ones are out */
+        float inverse; /* 1 / (2 sigma^2) */
+    } sx_disc;
+
+    /* A part of a row, small enough for the stack. */
+    typedef struct {
+        float dx[SX_CHUNK], r2[SX_CHUNK], weight[SX_CHUNK], value[SX_CHUNK];
+    } sx_chunk;
+
+    /* exp(x) for -30 < x <= 0 to 1e-10: the series at x/64, squared six times.  Any libm's differs with the machine. */
+    static inline __attribute__((always_inline)) double sx_gauss(double x) {
+        double r = x * (1.0 / 64.0);
+        double p = 1.0 + r * (1.0 / 9.0);
+        p = 1.0 + r * (1.0 / 8.0) * p;
+        p = 1.0 + r * (1.0 / 7.0) * p;
+        p = 1.0 + r * (1.0 / 6.0) * p;
+        p = 1.0 + r * (1.0 / 5.0) * p;
+        p = 1.0 + r * (1.0 / 4.0) * p;
+        p = 1.0 + r * (1.0 / 3.0) * p;
+        p = 1.0 + r * 0.5 * p;
+        p = 1.0 + r * p;
+        p *= p;
+        p *= p;
+        p *= p;
+        p *= p;
+        p *= p;
+        return p * p;
+    }
+
+    /* Squared offsets of a pixel's sub-pixels along one axis; offsets are summed up, which decides ties. */
+    static inline __attribute__((always_inline)) void sx_squares(float d, float *out) {
+        const float step = (float) (1.0 / SX_SIDE);
+        d += (float) (0.5 * (step - 1.0));
+        for (int i = 0; i < SX_SIDE; i++) {
+            out[i] = d * d;
+            d += step;
+        }
+        for (int i = SX_SIDE; i < SX_LANES; i++)
+            out[i] = 1e30f; /* never within */
+    }
+
+    /* How many sub-pixels of the pixel at (dx, dy) have their centre in the disc.  The corners decide for most pixels. */
+    static inline __attribute__((always_inline)) int sx_covered(float dx, float dy, float radius2, const float *y2) {
+        const double ax = fabs(dx), ay = fabs(dy);
+        const double near_x = ax > SX_CORNER ? ax - SX_CORNER : 0.0, near_y = ay > SX_CORNER ? ay - SX_CORNER : 0.0;
+        const float step = (float) (1.0 / SX_SIDE);
+        const sx_floats limit = {radius2, radius2, radius2, radius2, radius2, radius2, radius2, radius2};
+        sx_floats upper, lower;
+        sx_ints count = {0};
+        if ((ax + SX_CORNER) * (ax + SX_CORNER) + (ay + SX_CORNER) * (ay + SX_CORNER) < radius2 * (1.0 - SX_SLACK))
+            return SX_CELLS;
+        if (near_x * near_x + near_y * near_y > radius2 * (1.0 + SX_SLACK))
+            return 0;
+        memcpy(&upper, y2, sizeof upper);
+        memcpy(&lower, y2 + 8, sizeof lower);
+        dx += (float) (0.5 * (step - 1.0));
+        for (int i = 0; i < SX_SIDE; i++) {
+            count += upper + dx * dx <= limit;
+            count += lower + dx * dx <= limit;
+            dx += step;
+        }
+        return -(count[0] + count[1] + count[2] + count[3] + count[4] + count[5] + count[6] + count[7]);
+    }
+
+    /* Offsets and weights of n pixels from x on.  Whole vectors: loops beyond n cost less than their ends. */
+    SX_CLONES static void sx_weigh(const sx_disc *d, double first, int n, float dy, const float *fractions, sx_chunk *c) {
+        const int whole = (n + 7) / 8 * 8;
+        const float far = dy * dy;
+        float y2[SX_LANES];
+        for (int i = 0; i < whole; i++) {
+            c->dx[i] = (float) ((first + i) - d->cx);
+            c->r2[i] = c->dx[i] * c->dx[i] + far;
+        }
+        for (int i = 0; i < whole; i++)
+            c->weight[i] = (float) sx_gauss(-c->r2[i] * d->inverse);
+        sx_squares(dy, y2);
+        for (int i = 0; i < n; i++)
+            if (c->r2[i] > d->inner2)
+                c->weight[i] = c->r2[i] > d->outer2 ? 0 : c->weight[i] * fractions[sx_covered(c->dx[i], dy, d->radius2, y2)];
+    }
+    """
+    enum:
+        CHUNK "SX_CHUNK"
+        SIDE "SX_SIDE"
+        CELLS "SX_CELLS"
+    ctypedef struct Disc "sx_disc":
+        double cx
+        double cy
+        float radius
+        float radius2
+        float inner2
+        float outer2
+        float inverse
+    ctypedef struct Chunk "sx_chunk":
+        float *dx
+        float *weight
+        float *value
+    void weigh "sx_weigh"(const Disc *d, double first, int n, float dy, const float *fractions, Chunk *c) noexcept nogil
 
 
 cdef inline Disc disc(double cx, double cy, float sigma) noexcept nogil:
@@ -68,72 +172,6 @@ cdef inline Disc disc(double cx, double cy, float sigma) noexcept nogil:
     d.outer2 = outer * outer
     d.inverse = <float>(1.0 / (2.0 * sigma * sigma))
     return d
-
-
-cdef inline double gauss(double x) noexcept nogil:
-    # exp(x) for -30 < x <= 0 to 1e-10: the series at x/64, squared six times.  Any libm's differs with the machine.
-    cdef double r = x * (1.0 / 64.0)
-    cdef double p = 1.0 + r * (1.0 / 9.0)
-    p = 1.0 + r * (1.0 / 8.0) * p
-    p = 1.0 + r * (1.0 / 7.0) * p
-    p = 1.0 + r * (1.0 / 6.0) * p
-    p = 1.0 + r * (1.0 / 5.0) * p
-    p = 1.0 + r * (1.0 / 4.0) * p
-    p = 1.0 + r * (1.0 / 3.0) * p
-    p = 1.0 + r * 0.5 * p
-    p = 1.0 + r * p
-    p *= p
-    p *= p
-    p *= p
-    p *= p
-    p *= p
-    return p * p
-
-
-cdef inline void squares(float d, float *out) noexcept nogil:
-    # Squared offsets of a pixel's sub-pixels along one axis; offsets are summed up, which decides ties.
-    cdef float step = <float>(1.0 / SIDE)
-    cdef int i
-    d += <float>(0.5 * (step - 1.0))
-    for i in range(SIDE):
-        out[i] = d * d
-        d += step
-    out[SIDE] = <float>1e30  # never within
-
-
-cdef inline int covered(float dx, float dy, float radius2, const float *y2) noexcept nogil:
-    # How many sub-pixels of the pixel at (dx, dy) have their centre in the disc.  The corners decide for most pixels.
-    cdef double ax = fabs(dx), ay = fabs(dy), near_x = max(ax - CORNER, 0.0), near_y = max(ay - CORNER, 0.0)
-    cdef float x2[LANES]
-    cdef int i, j, count = 0
-    if (ax + CORNER) * (ax + CORNER) + (ay + CORNER) * (ay + CORNER) < radius2 * (1.0 - SLACK):
-        return CELLS
-    if near_x * near_x + near_y * near_y > radius2 * (1.0 + SLACK):
-        return 0
-    squares(dx, x2)
-    for j in range(SIDE):
-        for i in range(LANES):
-            count += x2[i] + y2[j] <= radius2
-    return count
-
-
-cdef inline void weigh(Disc *d, int64_t x, int n, float dy, const float *fractions, Chunk *c) noexcept nogil:
-    # Offsets and weights of n pixels from x on.  Whole chunks: loops of a known length become vectors.
-    cdef float y2[LANES]
-    cdef double first = x
-    cdef int i
-    for i in range(CHUNK):
-        c.dx[i] = <float>((first + i) - d.cx)
-    for i in range(CHUNK):
-        c.r2[i] = c.dx[i] * c.dx[i] + dy * dy
-    for i in range(n):
-        c.weight[i] = <float>gauss(-c.r2[i] * d.inverse)
-    squares(dy, y2)
-    for i in range(n):
-        if c.r2[i] > d.outer2:
-            c.weight[i] = 0
-        elif c.r2[i] > d.inner2:
-            c.weight[i] *= fractions[covered(c.dx[i], dy, d.radius2, y2)]
 
 
 cdef inline void add_light(Sums *t, const Chunk *c, int n, double dy) noexcept nogil:
@@ -196,9 +234,9 @@ cdef void fold_one(
     for y in range(ya, yb):
         line = pixels + main[OFFSET] + (y - main[Y0]) * (main[X1] - main[X0]) - main[X0]
         dy = <float>(y - d.cy)
-        # The disc's chord and a pixel more at each end; a weight of 0 changes no sum.
-        half = sqrt(max(d.outer2 - <double>dy * dy, 0.0)) + 2.0
-        x, xb = max(left, <int64_t>max(d.cx - half, 0.0)), min(right, <int64_t>(d.cx + half))
+        # The disc's chord and a bit more at each end; a weight of 0 changes no sum.
+        half = sqrt(max(d.outer2 - <double>dy * dy, 0.0)) + 0.5
+        x, xb = max(left, <int64_t>max(d.cx - half, 0.0)), min(right, <int64_t>(d.cx + half) + 1)
         while x < xb:
             n = <int>min(xb - x, CHUNK)
             weigh(&d, x, n, dy, fractions, &c)
@@ -252,7 +290,7 @@ def settle(
 ):
     # Iterate the sources of whole windows until they are still, or leave their window (`moving` stays 1), or have done
     # `most` iterations; a centre moves by `step` times its mean offset.  `frame`: width, height, margin of windows.  `sums` are those of the last iteration.
-    cdef float fractions[CELLS + 1]
+    cdef float fractions[122]
     cdef int64_t limits[3]
     cdef int64_t w, i, ya, yb
     cdef double dx, dy, flux
@@ -304,7 +342,7 @@ def fold(
     double[:, ::1] sums,
 ):
     """Add the rows of each window to ``sums[index]``; `cx`, `cy`, `sigma` are those of all sources."""
-    cdef float fractions[CELLS + 1]
+    cdef float fractions[122]
     cdef int64_t w, i
     if sums.shape[1] != NSUMS:
         raise ValueError("sums must have as many columns as there are sums")

@@ -226,20 +226,24 @@ def centre(batch: Batch, sigma: Array) -> Centring:
     x, y = batch.sources["x"].copy(), batch.sources["y"].copy()
     sums, iterations = batch.scratch((_windowed.SUMS,)), batch.scratch(dtype=np.int16)
     reach, drift = _windowed.RADIUS * sigma + 1.0, DRIFT_PX
-    noise = float(frame.rms**2), frame.gain, correct
-    end = STEP, STILL2, MAX_ITERATIONS, (frame.width, frame.height, MARGIN)
+    variance = float(frame.rms**2)
+    bounds = frame.width, frame.height, MARGIN
     moving = np.isfinite(sigma).astype(np.uint8)
     while len(active := np.flatnonzero(moving)):
         giants: list[int] = []
         for v in batch.windows(reach + drift, reach + drift, x, y, index=active):
             if v.whole:
-                _windowed.settle(v.pixels, v.index, v.main, x, y, sigma, *noise, *end, sums, iterations, moving)
+                _windowed.settle(
+                    v.pixels, v.index, v.main, x, y, sigma, variance, frame.gain, correct,
+                    STEP, STILL2, MAX_ITERATIONS, bounds, sums, iterations, moving,
+                )  # fmt: skip
                 continue
             i = int(v.index[0])
             if i not in giants:
                 giants.append(i)
                 sums[i] = 0.0
-            _windowed.fold(v.pixels, v.index, v.main, v.mirror, v.rows, x, y, sigma, *noise, sums)
+            pieces = v.pixels, v.index, v.main, v.mirror, v.rows
+            _windowed.fold(*pieces, x, y, sigma, variance, frame.gain, correct, sums)
         drift = 0.0
         if giants:
             _step(np.array(giants, np.int64), sums, x, y, iterations, moving)
