@@ -37,7 +37,6 @@ CASES: dict[str, dict[str, str]] = {
     "BACK_SIZE 32,17": {"BACK_SIZE": "32,17"},
     "BACK_FILTERSIZE 5,3": {"BACK_SIZE": "32", "BACK_FILTERSIZE": "5,3"},
     "BACK_FILTTHRESH": {"BACK_SIZE": "32", "BACK_FILTTHRESH": "2"},
-    "BACK_PEARSON": {"BACK_PEARSON": "3.5"},
     "PHOT_AUTOAPERS": {"PHOT_AUTOAPERS": "20,12"},
     "PHOT_AUTOPARAMS": {"PHOT_AUTOPARAMS": "2.0,2.5"},
     "GAIN": {"GAIN": "2.1", "MAG_ZEROPOINT": "25.5"},
