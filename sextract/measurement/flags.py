@@ -19,7 +19,7 @@ MEANINGS = {
     16: "truncated: AUTO's boxes, a circle of PHOT_APERTURES or the growth curve's circle leave the image",
     32: "pixels of the isophote are missing; never set, footprints are whole here",
     64: "too many branches to be deblended, kept as one",
-    128: "footprint over FOOTPRINT_MAXPIX: measured, not deblended",
+    128: "footprint over FOOTPRINT_MAXPIX, measured but not deblended; or measuring crashed and the rest is NaN",
 }
 
 COLUMNS = (Column("FLAGS", "i2", "", "I3", "Extraction flags", "meta.code.qual"),)
