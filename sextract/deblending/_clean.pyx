@@ -27,7 +27,7 @@ cdef int _ascending(const void *a, const void *b) noexcept nogil:
 
 
 cdef inline bint _placed(const Source *s) noexcept nogil:
-    # Sums over negative pixels, below a negative threshold, may leave a source without position or size.
+    # Pixels near the end of the range of float32 may leave a source without position or size.
     return s.x - s.x == 0.0 and s.y - s.y == 0.0 and s.a - s.a == 0.0
 
 

@@ -495,7 +495,9 @@ cdef class Deblender:
         cdef int32_t up, c
         if w.npix < 2 * minarea or self.nthresh < 2 or not peak > root or not root > 0.0:
             return 0
-        # A run of any level holds a local maximum of its row: so many there are at most.
+        # A run of any level holds a local maximum of its row, above the first level: so many there are at most.
+        ratio = peak / root
+        t = root * <float>pow(ratio, 1.0 / self.nthresh)
         w.npeaks = 0
         for k in range(w.nfragments):
             p = &w.raster[k]
@@ -505,15 +507,16 @@ cdef class Deblender:
                 a = x
                 while x + 1 < n and w.filtered[p.at + x + 1] == w.filtered[p.at + a]:
                     x += 1
-                if (a == 0 or w.filtered[p.at + a - 1] < w.filtered[p.at + a]) and (
+                if w.filtered[p.at + a] > t and (a == 0 or w.filtered[p.at + a - 1] < w.filtered[p.at + a]) and (
                     x == n - 1 or w.filtered[p.at + x + 1] < w.filtered[p.at + x]
                 ):
                     w.npeaks += 1
                 x += 1
             for x in range(p.at, p.at + n):
                 total += w.filtered[x]
-        w.max_nodes = (self.nthresh - 1) * min(min(<int64_t>MAX_BRANCHES, w.npix // minarea), w.npeaks) + 1
-        least = 2 * w.npeaks * sizeof(Level) + w.npeaks * sizeof(Blob) + w.max_nodes * (sizeof(Node) + sizeof(Sort)) + 128
+        m = min(min(<int64_t>MAX_BRANCHES, w.npix // minarea), w.npeaks) + 1
+        w.max_nodes = (self.nthresh - 1) * m
+        least = w.npeaks * (2 * sizeof(Level) + sizeof(Blob)) + w.max_nodes * sizeof(Node) + m * sizeof(Sort) + 128
         if least > self.scratch.shape[0] - w.used:
             self.needed = w.used + least + w.npix * 8
             return -2
@@ -521,9 +524,8 @@ cdef class Deblender:
         w.level = <Level *>self._take_bytes(w.npeaks * sizeof(Level))
         w.next_level = <Level *>self._take_bytes(w.npeaks * sizeof(Level))
         w.blobs = <Blob *>self._take_bytes(w.npeaks * sizeof(Blob))
-        w.sort = <Sort *>self._take_bytes(w.max_nodes * sizeof(Sort))
+        w.sort = <Sort *>self._take_bytes(m * sizeof(Sort))
         value = <float>(<float>total * self.mincont)
-        ratio = peak / root
         nlevel = 0
         first = 0           # nodes of the level below
         last = 0

@@ -249,7 +249,7 @@ def test_too_many_neighbours_are_told() -> None:
 @pytest.mark.parametrize("name", ["x", "y", "a"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_sources_without_a_place_take_no_part(name: str, value: float) -> None:
-    # Negative thresholds make such.
+    # Pixels near the end of the range of float32 make such.
     sources, fragments = field(2, 120, 150, 150)
     sources[name][40::9] = value
     placed = np.isfinite(sources["x"]) & np.isfinite(sources["y"]) & np.isfinite(sources["a"])
