@@ -1,4 +1,4 @@
-"""What the machine allows: the default memory limit and the default number of workers, and what set them.
+"""What the machine allows: the default memory limit and number of workers, what set them, and which folders are memory.
 
 Linux only, from /proc, /sys, the resource limits and Slurm's environment.  It measures nothing of a run; that is
 ``memory/gauge.py``.
@@ -18,6 +18,10 @@ PHYSICAL_PART = 4
 
 # v1 writes "no limit" as a number near 2**63; nothing that large is a limit.
 UNLIMITED = 1 << 60
+
+
+# File systems whose files are memory: what is written there counts against a limit.
+_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,22 @@ def default_workers(root: Path = Path("/"), cpus: int | None = None) -> Default:
     found = [Default(cpus, "CPU affinity")]
     found.extend(Default(max(1, math.floor(quota)), f"cgroup quota of {quota:.2f} CPUs") for quota in _quotas(root))
     return min(found, key=lambda d: d.value)
+
+
+def memory_filesystem(folder: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:
+    """Type of the file system that holds a folder if that is memory (``tmpfs``); empty if not, or if it can't be told."""
+    try:
+        device = os.stat(folder).st_dev
+    except OSError:
+        # A folder that is missing is for whoever writes there to report.
+        return ""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in _read(mountinfo).splitlines():
+        head, _, tail = line.partition(" - ")
+        if tail and head.split()[2] == wanted:
+            kind = tail.split()[0]
+            return kind if kind in _IN_MEMORY else ""
+    return ""
 
 
 def _cgroup_memory(root: Path) -> Iterator[Default]:
@@ -157,6 +177,6 @@ def _number(path: Path) -> int | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""

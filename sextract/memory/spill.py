@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sextract.config.machine import memory_filesystem
 from sextract.errors import ConfigError, OutputError
 from sextract.memory.writeback import WriteBehind, drop
 
 Bytes = bytes | bytearray | memoryview | NDArray[Any]
-
-_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 
 def _as_bytes(data: Bytes) -> memoryview:
@@ -29,21 +27,6 @@ def _as_bytes(data: Bytes) -> memoryview:
             raise ValueError("scratch data must be contiguous")
         return data.reshape(-1).view(np.uint8).data
     return memoryview(data).cast("B")
-
-
-def filesystem_type(folder: str, mountinfo: str = "/proc/self/mountinfo") -> str:
-    """Type of the file system that holds a folder; empty if it can't be told."""
-    device = os.stat(folder).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        lines = Path(mountinfo).read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        head, _, tail = line.partition(" - ")
-        if head.split()[2] == wanted and tail:
-            return tail.split()[0]
-    return ""
 
 
 def scratch_folder(chosen: str = "") -> str:
@@ -58,14 +41,14 @@ def scratch_folder(chosen: str = "") -> str:
     if chosen:
         if not os.path.isdir(chosen) or not os.access(chosen, os.W_OK | os.X_OK):
             raise ConfigError(f"the scratch folder {chosen} (--scratch) isn't a folder that can be written to")
-        kind = filesystem_type(chosen)
-        if kind in _IN_MEMORY:
+        kind = memory_filesystem(chosen)
+        if kind:
             raise ConfigError(f"the scratch folder {chosen} (--scratch) is {kind}, which is memory; name a disk")
         return chosen
     candidates = [os.environ.get("TMPDIR", ""), "/var/tmp", "/tmp", os.getcwd()]
     for folder in candidates:
         usable = bool(folder) and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
-        if usable and filesystem_type(folder) not in _IN_MEMORY:
+        if usable and not memory_filesystem(folder):
             return folder
     raise ConfigError(
         "no folder on a disk can be written to for scratch files (TMPDIR, /var/tmp and /tmp are memory or read-only): "

@@ -16,15 +16,13 @@ import numpy as np
 
 from sextract._version import __version__
 from sextract.catalogue.writer import RunFacts, is_standard_output
+from sextract.config.machine import memory_filesystem
 from sextract.config.settings import Settings
 from sextract.memory.budget import size_text
-from sextract.memory.spill import filesystem_type
 from sextract.pipeline.layout import uses_astropy
 from sextract.pipeline.stages import Plan
 from sextract.reading.header import card_value
 from sextract.reading.source import ImageInfo
-
-_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +49,13 @@ def memory_outputs(settings: Settings, infos: Sequence[ImageInfo]) -> MemoryOutp
     pixels = sum(info.width * info.height for info in infos)
     checks = [_folder(name) for kind, name in out.checkimages if kind != "NONE"]
     catalogue = "" if out.catalog_type == "NONE" or is_standard_output(out.catalog_name) else _folder(out.catalog_name)
-    in_memory = {folder for folder in {*checks, catalogue} - {""} if _is_memory(folder)}
+    in_memory = {folder for folder in {*checks, catalogue} - {""} if memory_filesystem(folder)}
     nbytes = sum(4 * pixels for folder in checks if folder in in_memory)
     return MemoryOutputs(tuple(sorted(in_memory)), nbytes, catalogue in in_memory)
 
 
 def _folder(name: str) -> str:
     return os.path.dirname(os.path.abspath(name))
-
-
-def _is_memory(folder: str) -> bool:
-    try:
-        return filesystem_type(folder) in _IN_MEMORY
-    except OSError:
-        # A folder that is missing is the writer's to report.
-        return False
 
 
 def run_facts(infos: Sequence[ImageInfo], settings: Settings, plan: Plan) -> RunFacts:

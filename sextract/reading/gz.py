@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from sextract.config.machine import memory_filesystem
 from sextract.errors import InputError, OutputError
 from sextract.reading.fits import list_hdus
 from sextract.reading.handle import FileHandle
@@ -18,8 +19,6 @@ CHUNK_BYTES = 64 * 1024
 
 # Dirty pages count for a memory cgroup: every so often their writing is begun.
 WRITE_BEHIND_BYTES = 8 * 1024 * 1024
-
-_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 
 def open_gz(path: str, scratch_dir: str = "") -> list[Hdu]:
@@ -53,8 +52,8 @@ def _scratch_file(path: str, scratch_dir: str) -> int:
     import tempfile
 
     folder = scratch_dir or os.environ.get("TMPDIR") or "/var/tmp"
-    kind = filesystem_of(folder)
-    if not scratch_dir and kind in _IN_MEMORY:
+    kind = memory_filesystem(folder)
+    if kind and not scratch_dir:
         raise InputError(
             f"{path}: unpacking it to {folder} would fill memory (a {kind}): name a folder on disk with --scratch"
         )
@@ -65,20 +64,6 @@ def _scratch_file(path: str, scratch_dir: str) -> int:
         raise OutputError(
             f"{path}: can't unpack to the scratch folder {folder}: {exc.strerror}; name another one with --scratch"
         ) from exc
-
-
-def filesystem_of(folder: str) -> str:
-    """Type of the file system that holds a folder, as the kernel calls it; empty if unknown."""
-    try:
-        device = os.stat(folder).st_dev
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                left, _, right = line.partition(" - ")
-                if left.split()[2] == f"{os.major(device)}:{os.minor(device)}":
-                    return right.split()[0]
-    except OSError:
-        pass
-    return ""
 
 
 def _unpack(path: str, fd: int) -> None:

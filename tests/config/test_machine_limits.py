@@ -1,11 +1,12 @@
 """Defaults from the machine, on made-up trees of /proc and /sys."""
 
+import os
 import resource
 from pathlib import Path
 
 import pytest
 
-from sextract.config.machine import Default, default_mem_limit, default_workers
+from sextract.config.machine import Default, default_mem_limit, default_workers, memory_filesystem
 
 GIB = 1 << 30
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
@@ -137,3 +138,18 @@ def test_a_part_of_a_cpu_is_one_worker(machine):
 def test_this_machine_has_limits():
     assert default_mem_limit(Path("/")).value > 0
     assert default_workers(Path("/")).value >= 1
+
+
+def test_folders_in_memory_are_found_by_device(tmp_path):
+    device = os.stat(tmp_path).st_dev
+    table = tmp_path / "mountinfo"
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    proc = "21 1 0:999 / /proc rw - proc proc rw\n"
+    table.write_text(proc + f"29 1 {wanted} / /tmp rw,relatime shared:1 - tmpfs tmpfs rw,size=1g\n")
+    assert memory_filesystem(str(tmp_path), table) == "tmpfs"
+    table.write_text(proc + f"29 1 {wanted} / /tmp rw,relatime - ext4 /dev/sda1 rw\n")
+    assert memory_filesystem(str(tmp_path), table) == ""
+    table.write_text(proc)
+    assert memory_filesystem(str(tmp_path), table) == ""
+    assert memory_filesystem(str(tmp_path), tmp_path / "none") == ""
+    assert memory_filesystem(str(tmp_path / "missing"), table) == ""

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sextract.config.machine import memory_filesystem
 from sextract.errors import ConfigError, OutputError
 from sextract.execution.template import fork
-from sextract.memory.spill import Spill, filesystem_type, scratch_folder
+from sextract.memory.spill import Spill, scratch_folder
 from sextract.memory.writeback import WriteBehind
 from sextract.records import RUN
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
-    if filesystem_type(str(tmp_path)) == "tmpfs":
+    if memory_filesystem(str(tmp_path)):
         pytest.skip("the temporary folder is a tmpfs, which scratch files refuse")
     return str(tmp_path)
 
@@ -93,24 +94,10 @@ def test_folders_that_will_not_do(folder: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_memory_is_no_disk() -> None:
-    if not os.path.isdir("/dev/shm") or filesystem_type("/dev/shm") != "tmpfs":
+    if not os.path.isdir("/dev/shm") or memory_filesystem("/dev/shm") != "tmpfs":
         pytest.skip("no tmpfs at /dev/shm")
     with pytest.raises(ConfigError, match="tmpfs"):
         scratch_folder("/dev/shm")
-
-
-def test_file_system_is_found_by_device(tmp_path: Path) -> None:
-    device = os.stat(tmp_path).st_dev
-    table = tmp_path / "mountinfo"
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    table.write_text(
-        "21 1 0:999 / /proc rw - proc proc rw\n"
-        f"29 1 {wanted} / /tmp rw,relatime shared:1 - tmpfs tmpfs rw,size=1g\n"
-    )
-    assert filesystem_type(str(tmp_path), str(table)) == "tmpfs"
-    table.write_text("21 1 0:999 / /proc rw - proc proc rw\n")
-    assert filesystem_type(str(tmp_path), str(table)) == ""
-    assert filesystem_type(str(tmp_path), str(tmp_path / "none")) == ""
 
 
 def test_write_behind_changes_no_byte(tmp_path: Path) -> None:

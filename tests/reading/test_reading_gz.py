@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from sextract.config.machine import memory_filesystem
 from sextract.errors import InputError, OutputError
-from sextract.reading import gz, open_images
+from sextract.reading import open_images
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,7 +108,7 @@ def test_a_missing_scratch_folder_is_named(image, tmp_path):
         open_images(image, scratch_dir=str(tmp_path / "no/such"))
 
 
-@pytest.mark.skipif(gz.filesystem_of("/dev/shm") != "tmpfs", reason="no tmpfs at /dev/shm")
+@pytest.mark.skipif(memory_filesystem("/dev/shm") != "tmpfs", reason="no tmpfs at /dev/shm")
 def test_memory_is_no_scratch_unless_asked_for(image, tools, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/dev/shm")
     with pytest.raises(InputError, match=r"/dev/shm would fill memory \(a tmpfs\).*--scratch"):
