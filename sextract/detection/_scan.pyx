@@ -9,6 +9,25 @@ from libc.stdint cimport int32_t, int64_t
 from sextract.detection._filter cimport filter_values
 from sextract.records cimport Run
 
+cdef extern from *:
+    """
+    /* How many of the next values aren't above the threshold. */
+    SX_FILTER_CLONES static int64_t sx_below(const float *values, int64_t n, float threshold) {
+        int64_t x = 0;
+        for (; x + 32 <= n; x += 32) {
+            int above = 0;
+            for (int i = 0; i < 32; i++)
+                above |= values[x + i] > threshold;
+            if (above)
+                break;
+        }
+        while (x < n && !(values[x] > threshold))
+            x++;
+        return x;
+    }
+    """
+    int64_t sx_below(const float *values, int64_t n, float threshold) noexcept nogil
+
 
 def filter_row(
     const float[:, ::1] block, const float[:, ::1] taps, int64_t y, int64_t x0, int64_t x1, float[::1] out, bint guard
@@ -81,8 +100,7 @@ def scan(
                 values = &block[y0 + y, x0]
             x = 0
             while x < w:
-                while x < w and not values[x] > threshold:
-                    x += 1
+                x += sx_below(values + x, w - x, threshold)
                 if x == w:
                     break
                 n = x + 1
