@@ -100,9 +100,8 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan)
         stack.callback(backend.close)
         if fitted.workers < asked:
-            reporter.warning(
-                f"--mem-limit {size_text(limit)} leaves room for {fitted.workers} of {asked} workers: {fitted.workers} are used"
-            )
+            used = f"{fitted.workers} are used" if fitted.workers else "one process does the work"
+            reporter.warning(f"--mem-limit {size_text(limit)} leaves room for {fitted.workers} of {asked} workers: {used}")
         slab.restrict(fitted.budget.slab)
         reporter.detail(", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in fitted.budget.lines()))
         work = Run(images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, in_memory.catalogue)
@@ -164,8 +163,8 @@ def _start(
             fitted = try_fit(limit, workers, infos, settings, plan, measured)
             if fitted.fits:
                 return backend, gauge, fitted
-            if workers <= 1:
-                fit(limit, workers, infos, settings, plan, measured)
+            if workers == 0:
+                fit(limit, 0, infos, settings, plan, measured)
         except BaseException:
             backend.close()
             raise

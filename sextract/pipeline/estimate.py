@@ -36,7 +36,7 @@ class Estimate:
     ----------
     image : str
     limit_bytes, smallest_limit_bytes : int
-        The limit, and the smallest with which one worker works.
+        The limit, and the smallest that works (everything in one process).
     parts : tuple of (name, bytes)
         How the limit is split: base, heaps, kernel, slab.
     workers, asked_workers : int
@@ -114,7 +114,7 @@ def estimate(image: str, settings: Settings) -> Estimate:
     return Estimate(
         image=image,
         limit_bytes=limit,
-        smallest_limit_bytes=smallest_limit(min(asked, 1), infos, settings, plan) + in_memory.nbytes,
+        smallest_limit_bytes=smallest_limit(infos, settings, plan) + in_memory.nbytes,
         parts=tuple(fitted.budget.lines()),
         workers=fitted.workers,
         asked_workers=asked,

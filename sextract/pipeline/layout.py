@@ -36,14 +36,14 @@ FOOTPRINT_PIXEL_BYTES, UNFILTERED_PIXEL_BYTES = 32, 48
 # grows, and the fragments of its pixels.
 WINDOW_BYTES_PER_PIXEL = 2
 # The answers of tasks on the way, CLEAN's tables, the first tables of sources and fragments.
-TASK_BYTES, TABLE_BYTES = MIB, 2 * MIB
+TASK_BYTES, TABLE_BYTES = MIB, MIB
 
 # What the processes hold after their imports and a first task each, measured with CPython 3.11 and numpy 2.4 and rounded up:
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
 # share, as if nobody else on the machine had them open.
 PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 12.0))
 # What astropy.wcs takes in the one worker that imports it, measured with astropy 8.
-ASTROPY_BYTES = 41 * MIB
+ASTROPY_BYTES = 42 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     # A giant's window is walked in strips of some rows, each with its mirror and a mask.
     giant_rows = 5 * min(32 * MARGIN * info.width, info.width * info.height)
     least = reading + strip + MIB + max(SCRATCH_BYTES + max(held_cell, 4 * info.width), 4 * tiles.columns, giant_rows)
-    scratch = max(least, min(SCRATCH_TARGET + strip + reading, slab_bytes // (4 * workers)))
+    scratch = max(least, min(SCRATCH_TARGET + strip + reading, slab_bytes // (12 * workers)))
     block = 4 * (tiles.rows + 2 * halo_y) * min(tiles.columns + 2 * halo_x, info.width)
     tile_bytes = block + runs_block_bytes(tiles.rows, tiles.rows * (tiles.columns // 2 + 1))
     joining = (4 * info.width + 4096) * _components.PIECE_BYTES + (info.width + 1024) * _components.COMPONENT_BYTES
@@ -162,7 +162,7 @@ def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: i
     if forced is not None:
         rows, columns = (n if n > 0 else side for n, side in zip(forced, (info.height, info.width), strict=True))
         return min(rows, info.height), min(columns, info.width)
-    most = min(TILE_BYTES, max(slab_bytes // (16 * workers), 64 * 1024))
+    most = min(TILE_BYTES, max(slab_bytes // (24 * workers), 64 * 1024))
     columns = info.width
     rows = max(most // (4 * columns), 1)
     if rows < 16:
@@ -220,8 +220,10 @@ def try_fit(
     return Fit(budget, workers, tuple(lay_out(info, settings, workers, budget.slab) for info in infos))
 
 
-def smallest_limit(workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0) -> int:
-    """The smallest limit, in whole MiB, that fits with that many workers."""
+def smallest_limit(
+    infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: int = 0
+) -> int:
+    """The smallest limit, in whole MiB, that fits with that many workers, by default none."""
     low, high = 0, 64
     while not try_fit(high * MIB, workers, infos, settings, plan, measured).fits:
         low, high = high, 2 * high
@@ -237,7 +239,7 @@ def smallest_limit(workers: int, infos: Sequence[ImageInfo], settings: Settings,
 def fit(
     limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0
 ) -> Fit:
-    """The most workers, at most `workers`, with which a limit holds the work.
+    """The most workers, at most `workers`, with which a limit holds the work; 0 means all in one process.
 
     Parameters
     ----------
@@ -247,37 +249,29 @@ def fit(
     Raises
     ------
     LimitError
-        Not even one worker fits (not even no worker, where none was asked for).
+        Not even one process fits.
     """
-    for n in range(workers, 0, -1) if workers else (0,):
-        if base_bytes(n, infos, plan) < limit or n <= 1:
+    for n in range(workers, -1, -1):
+        if n == 0 or base_bytes(n, infos, plan) < limit:
             found = try_fit(limit, n, infos, settings, plan, measured)
             if found.fits:
                 return found
-    raise _refusal(limit, min(workers, 1), infos, settings, plan, measured)
+    raise _refusal(limit, infos, settings, plan, measured)
 
 
-def _refusal(
-    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int
-) -> LimitError:
-    """What the smallest limit is, and the other ways out."""
-    found = try_fit(limit, workers, infos, settings, plan, measured)
-    smallest = smallest_limit(workers, infos, settings, plan, measured)
-    largest = max(infos, key=lambda info: lay_out(info, settings, workers, found.budget.slab).need_bytes)
+def _refusal(limit: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int) -> LimitError:
+    """What the smallest limit is, and the other way out."""
+    found = try_fit(limit, 0, infos, settings, plan, measured)
+    smallest = smallest_limit(infos, settings, plan, measured=measured)
+    largest = max(infos, key=lambda info: lay_out(info, settings, 0, found.budget.slab).need_bytes)
     text = (
-        f"--mem-limit {size_text(limit)} is too small for {largest.spec} ({largest.width} × {largest.height}): "
-        f"{size_text(found.budget.fixed)} go to {'one worker and the processes beside it' if workers else 'the process'}, "
-        f"{size_text(found.need_bytes)} are needed for buffers; the smallest limit that works is {size_text(smallest)}"
+        f"--mem-limit {size_text(limit)} is too small for {largest.spec} ({largest.width} × {largest.height}): a process takes "
+        f"{size_text(found.budget.fixed)}, its buffers {size_text(found.need_bytes)}; the smallest limit that works is "
+        f"{size_text(smallest)}"
     )
-    if workers:
-        alone = smallest_limit(0, infos, settings, plan)
-        text += f" ({size_text(alone)} with --workers 0)" if alone < smallest else ""
     giant = max(layout.giant_bytes for layout in found.layouts)
     left = giant - (found.need_bytes - found.budget.slab)
-    pixels = left // (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES)
+    pixels = left // (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES) // 1000 * 1000
     if pixels >= 1000:
-        text += (
-            f"; or have detections of more than {pixels // 1000 * 1000} pixels not deblended: "
-            f"-FOOTPRINT_MAXPIX {pixels // 1000 * 1000}"
-        )
+        text += f", or -FOOTPRINT_MAXPIX {pixels}, beyond which a detection isn't deblended"
     return LimitError(text)
