@@ -109,7 +109,7 @@ class Run:
     def sample(self) -> None:
         """Look at what is held, now and then."""
         now = time.monotonic()
-        if now - self._looked > 0.05:
+        if now - self._looked > 0.1:
             self._looked = now
             excess = self.gauge.sample() - self.gauge_limit + self._written_to_memory()
             if excess > 0:
