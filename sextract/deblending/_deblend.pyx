@@ -9,7 +9,7 @@ further up are sources.  Pixels in none of them go to one of them at random with
 hash of extension, x and y (`shared`), so that it depends on the pixel alone.
 """
 
-from libc.math cimport M_PI, exp, pow
+from libc.math cimport M_PI, exp
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport qsort
 
@@ -17,7 +17,6 @@ from sextract.background._nodes cimport node_value
 from sextract.deblending._shape cimport (
     Areas,
     Brightest,
-    Facts,
     Pixels,
     Sums,
     add_areas,
@@ -33,63 +32,16 @@ from sextract.deblending._shape cimport (
     nth_brightest,
     shape,
 )
+from sextract.deblending._leaves cimport collect
+from sextract.deblending._tree cimport tree
+from sextract.deblending._work cimport Level, Node, Sort, Work, by_key, take_bytes
 from sextract.detection._filter cimport filter_values
-from sextract.detection._lutz cimport (
-    Component,
-    Label,
-    Lutz,
-    Piece,
-    lutz_drop,
-    lutz_init,
-    lutz_row,
-)
+from sextract.detection._lutz cimport Component, Label, Piece
 from sextract.memory._held cimport Held, held_copy
 from sextract.records cimport Footprint, Fragment, Run, Source
 
 # What stopped `Deblender.run`.
 DONE, MISSING, SCRATCH, OUTPUT, LARGE = 0, 1, 2, 3, 4
-
-# A level with this many branches leaves the object whole, with FLAGS bit 64 (SExtractor's cap).
-cdef enum:
-    MAX_BRANCHES = 1024
-
-
-cdef struct Level:
-    # A run of pixels above the level's threshold; `node` is the branch of the level below that it lies in.
-    int32_t y
-    int32_t x0
-    int32_t x1
-    int32_t at
-    int32_t node
-
-cdef struct Blob:
-    # A connected set of runs of one level, kept at its first run: union-find, sums.
-    int32_t up
-    int32_t npix
-    int32_t last        # its last run: the order of closing
-    int32_t node
-    double flux
-
-cdef struct Node:
-    int32_t parent
-    int32_t level
-    int32_t npix
-    int32_t last_y      # its last run, by which it is found again
-    int32_t last_x1
-    int32_t ok          # not split further up
-    int32_t chosen      # which source it became, -1
-    int32_t order
-    double flux
-
-cdef struct Sort:
-    int64_t key
-    int32_t index
-    int32_t value
-
-
-cdef int _by_key(const void *a, const void *b) noexcept nogil:
-    cdef int64_t u = (<const Sort *>a).key, v = (<const Sort *>b).key
-    return (u > v) - (u < v)
 
 
 cdef inline double shared(int64_t extension, int32_t x, int32_t y) noexcept nogil:
@@ -105,38 +57,6 @@ cdef inline double shared(int64_t extension, int32_t x, int32_t y) noexcept nogi
 def share_draw(extension, x, y):
     """The draw of a pixel in [0, 1), for tests."""
     return shared(extension, x, y)
-
-
-cdef struct Work:
-    # Scratch of one footprint, and its tree.
-    Pixels *raster          # its fragments, sorted by row and column
-    int32_t *order          # list order: index into `raster`
-    int32_t *row_start      # first fragment of each row
-    float *filtered
-    float *image
-    int32_t *owner          # per pixel: source of a leaf ≥ 0, −1 nobody, −2−s given to source s
-    Level *level
-    Level *next_level
-    Blob *blobs
-    Node *nodes
-    Piece *pieces
-    Component *components
-    Label *labels
-    Run *runs
-    Pixels *leaf            # fragments of all leaves, each in list order
-    int64_t *leaf_start
-    int64_t *leaf_stop
-    Source *leaves
-    double *amplitude
-    double *chance
-    Sort *sort
-    float *heap
-    int64_t npix
-    int64_t nfragments
-    int64_t npeaks
-    int64_t max_nodes
-    int64_t max_row_runs
-    int64_t used            # scratch bytes
 
 
 cdef class Deblender:
@@ -164,14 +84,12 @@ cdef class Deblender:
 
     cdef const float[:, ::1] taps
     cdef const float[:, ::1] back
-    cdef int64_t extension, cell_width, cell_height, nthresh, maxarea
+    cdef int64_t extension, cell_width, cell_height, maxarea
     cdef public int64_t most_pixels
     cdef Sums sums
     cdef Areas areas
     cdef Brightest brightest
     cdef Source large
-    cdef double mincont
-    cdef Facts facts
     cdef Work w
     cdef Held held
     cdef object _keep
@@ -180,7 +98,7 @@ cdef class Deblender:
     cdef uint8_t[::1] scratch
     cdef Source[::1] sources
     cdef Fragment[::1] pieces
-    cdef readonly int64_t nsources, npieces, needed
+    cdef readonly int64_t nsources, npieces
 
     def __init__(
         self, int64_t extension, int64_t width, int64_t height, const float[:, ::1] taps, int64_t nthresh, double mincont,
@@ -192,12 +110,12 @@ cdef class Deblender:
         self.taps = taps
         self.back = back
         self.cell_width, self.cell_height = cell_width, cell_height
-        self.nthresh, self.mincont, self.maxarea = nthresh, mincont, maxarea
-        self.facts.width, self.facts.height = width, height
-        self.facts.minarea = minarea
-        self.facts.rms2 = rms * rms
-        self.facts.gain = gain
-        self.facts.threshold, self.facts.analysis, self.facts.saturation = threshold, analysis, saturation
+        self.w.nthresh, self.w.mincont, self.maxarea = nthresh, mincont, maxarea
+        self.w.facts.width, self.w.facts.height = width, height
+        self.w.facts.minarea = minarea
+        self.w.facts.rms2 = rms * rms
+        self.w.facts.gain = gain
+        self.w.facts.threshold, self.w.facts.analysis, self.w.facts.saturation = threshold, analysis, saturation
 
     def begin(
         self, const Footprint[::1] footprints, const Fragment[::1] fragments, uint8_t[::1] scratch, Source[::1] sources,
@@ -207,13 +125,19 @@ cdef class Deblender:
         """Set the batch, the storage, and the tiles held in the slab (see ``memory/_held.pxd``)."""
         self.footprints, self.fragments, self.scratch = footprints, fragments, scratch
         self.sources, self.pieces = sources, pieces
-        self.nsources = self.npieces = self.needed = 0
+        self.w.scratch, self.w.room = &scratch[0], scratch.shape[0]
+        self.nsources = self.npieces = self.w.needed = 0
         self._keep = (slab, tiles)
         self.held.slab, self.held.offset = &slab[0], &tiles[0]
-        self.held.height, self.held.width = self.facts.height, self.facts.width
+        self.held.height, self.held.width = self.w.facts.height, self.w.facts.width
         self.held.th, self.held.tw = tile_height, tile_width
-        self.held.ntx = (self.facts.width + tile_width - 1) // tile_width
+        self.held.ntx = (self.w.facts.width + tile_width - 1) // tile_width
         self.held.hy, self.held.hx = halo_y, halo_x
+
+    @property
+    def needed(self):
+        """Scratch that would have been enough, bytes, after SCRATCH."""
+        return self.w.needed
 
     def run(self, int64_t first):
         """Do footprints `first` …; how far it came, and why it stopped there.
@@ -260,13 +184,13 @@ cdef class Deblender:
         cdef Work *w = &self.w
         cdef int64_t need = f.nfragments * <int64_t>(sizeof(Sort) + sizeof(Pixels) + 4) + f.npix * 12 + 512
         need += (f.ymax - f.ymin + 2) * 4
-        if need > self.scratch.shape[0]:
-            self.needed = need + f.npix * 16
+        if need > self.w.room:
+            self.w.needed = need + f.npix * 16
             return 2
         w.used = 0
-        w.filtered = <float *>self._take_bytes(f.npix * 4)
-        w.image = <float *>self._take_bytes(f.npix * 4)
-        w.owner = <int32_t *>self._take_bytes(f.npix * 4)
+        w.filtered = <float *>take_bytes(&self.w, f.npix * 4)
+        w.image = <float *>take_bytes(&self.w, f.npix * 4)
+        w.owner = <int32_t *>take_bytes(&self.w, f.npix * 4)
         self._sort_fragments(f)
         return 0
 
@@ -276,14 +200,14 @@ cdef class Deblender:
         cdef int64_t n = f.nfragments, k, at = 0, rows = f.ymax - f.ymin + 1, y = 0
         cdef Work *w = &self.w
         w.npix, w.nfragments = f.npix, n
-        w.raster = <Pixels *>self._take_bytes(n * sizeof(Pixels))
-        w.order = <int32_t *>self._take_bytes(n * 4)
-        w.row_start = <int32_t *>self._take_bytes((rows + 1) * 4)
-        w.sort = <Sort *>self._take_bytes(n * sizeof(Sort))
+        w.raster = <Pixels *>take_bytes(&self.w, n * sizeof(Pixels))
+        w.order = <int32_t *>take_bytes(&self.w, n * 4)
+        w.row_start = <int32_t *>take_bytes(&self.w, (rows + 1) * 4)
+        w.sort = <Sort *>take_bytes(&self.w, n * sizeof(Sort))
         for k in range(n):
             w.sort[k].key = (<int64_t>src[k].y << 32) | src[k].x0
             w.sort[k].index = <int32_t>k
-        qsort(w.sort, n, sizeof(Sort), _by_key)
+        qsort(w.sort, n, sizeof(Sort), by_key)
         for k in range(n):
             w.order[w.sort[k].index] = <int32_t>k
             w.raster[k].y = src[w.sort[k].index].y
@@ -296,21 +220,21 @@ cdef class Deblender:
                 y += 1
         w.row_start[rows] = <int32_t>n
         # What was sorted is no longer needed.
-        w.used = <uint8_t *>w.sort - &self.scratch[0]
+        w.used = <uint8_t *>w.sort - self.w.scratch
 
     def begin_large(self, int64_t i):
         """Begin a footprint that is too large to be split; False if its scratch or the output is too small (`needed`)."""
         cdef const Footprint *f = &self.footprints[i]
         cdef int64_t need = f.nfragments * <int64_t>(sizeof(Sort) + sizeof(Pixels) + 4) + (f.ymax - f.ymin + 2) * 4 + 512
-        need += (f.xmax - f.xmin + 1) * 8 + self.facts.minarea * 4
-        if need > self.scratch.shape[0]:
-            self.needed = need
+        need += (f.xmax - f.xmin + 1) * 8 + self.w.facts.minarea * 4
+        if need > self.w.room:
+            self.w.needed = need
             return False
         self.w.used = 0
-        self.w.filtered = <float *>self._take_bytes((f.xmax - f.xmin + 1) * 4)
-        self.w.image = <float *>self._take_bytes((f.xmax - f.xmin + 1) * 4)
-        self.brightest.heap = <float *>self._take_bytes(self.facts.minarea * 4)
-        self.brightest.m, self.brightest.seen = self.facts.minarea, 0
+        self.w.filtered = <float *>take_bytes(&self.w, (f.xmax - f.xmin + 1) * 4)
+        self.w.image = <float *>take_bytes(&self.w, (f.xmax - f.xmin + 1) * 4)
+        self.brightest.heap = <float *>take_bytes(&self.w, self.w.facts.minarea * 4)
+        self.brightest.m, self.brightest.seen = self.w.facts.minarea, 0
         self._sort_fragments(f)
         begin_sums(&self.sums, f.xmin, f.ymin)
         return True
@@ -330,18 +254,18 @@ cdef class Deblender:
                 filter_values(&block[0, 0], block.shape[1], block.shape[0], block.shape[1], &self.taps[0, 0],
                               self.taps.shape[0], self.taps.shape[1], p.y - y0, p.x0 - x0, p.x1 - x0, w.filtered, False)
             if second:
-                count_areas(&self.areas, &p, 1, w.image, self.facts.threshold, self.large.peak)
-                add_areas(&self.areas, &self.large, &p, 1, w.filtered, w.image, &self.facts)
+                count_areas(&self.areas, &p, 1, w.image, self.w.facts.threshold, self.large.peak)
+                add_areas(&self.areas, &self.large, &p, 1, w.filtered, w.image, &self.w.facts)
             else:
                 add_sums(&self.sums, &p, 1, w.filtered, w.image)
-                add_brightest(&self.brightest, &p, 1, w.filtered, self.facts.threshold)
+                add_brightest(&self.brightest, &p, 1, w.filtered, self.w.facts.threshold)
 
     def middle_large(self):
         """Between the two passes of `fold_large`."""
         end_sums(&self.large, &self.sums, False)
         self.large.flags = 128
         self.large.bkg = self._background(<int64_t>(self.large.x + 0.5), <int64_t>(self.large.y + 0.5))
-        begin_areas(&self.areas, &self.large, &self.facts)
+        begin_areas(&self.areas, &self.large, &self.w.facts)
 
     def end_large(self, int64_t i):
         """Finish; True, or False if the output is full."""
@@ -350,8 +274,8 @@ cdef class Deblender:
         cdef int64_t k
         if self.nsources + 1 > self.sources.shape[0] or self.npieces + f.nfragments > self.pieces.shape[0]:
             return False
-        end_areas(s, &self.areas, &self.facts)
-        s.abcor = area_correction(&self.areas, s, self.facts.threshold)
+        end_areas(s, &self.areas, &self.w.facts)
+        s.abcor = area_correction(&self.areas, s, self.w.facts.threshold)
         s.flags |= self._edge(self.w.raster, f.nfragments)
         s.mthresh = self.brightest.heap[0] if self.brightest.seen >= self.brightest.m else <float>0.0
         s.parent, s.number, s.row, s.dbkg, s.spare = f.parent, 0, f.row, 0.0, 0
@@ -360,24 +284,19 @@ cdef class Deblender:
             self._write(self.w.raster, f.nfragments)
         return True
 
-    cdef void *_take_bytes(self, int64_t nbytes) noexcept nogil:
-        cdef void *p = &self.scratch[0] + self.w.used
-        self.w.used += (nbytes + 15) // 16 * 16
-        return p
-
     cdef bint _values(self, int64_t i) noexcept nogil:
         # Values out of held tiles, strip by strip of what is left of the scratch; False if a tile isn't held.
         cdef const Footprint *f = &self.footprints[i]
         cdef int64_t hy = self.taps.shape[0] // 2, hx = self.taps.shape[1] // 2
-        cdef int64_t xa = max(f.xmin - hx, 0), xb = min(f.xmax + 1 + hx, self.facts.width), width = xb - xa
-        cdef int64_t room = (self.scratch.shape[0] - self.w.used) // 4 // width - 2 * hy, y = f.ymin, ye, ya, yb
-        cdef float *block = <float *>(&self.scratch[0] + self.w.used)
+        cdef int64_t xa = max(f.xmin - hx, 0), xb = min(f.xmax + 1 + hx, self.w.facts.width), width = xb - xa
+        cdef int64_t room = (self.w.room - self.w.used) // 4 // width - 2 * hy, y = f.ymin, ye, ya, yb
+        cdef float *block = <float *>(self.w.scratch + self.w.used)
         if room < 1:
             return False
         while y <= f.ymax:
             ye = min(y + room, f.ymax + 1)
             ya = max(y - hy, 0)
-            yb = min(ye + hy, self.facts.height)
+            yb = min(ye + hy, self.w.facts.height)
             if not held_copy(&self.held, ya, xa, yb, xb, block, width):
                 return False
             self._take(block, ya, xa, yb - ya, width, f.ymin, y, ye)
@@ -413,7 +332,7 @@ cdef class Deblender:
         for k in range(w.npix):
             if w.filtered[k] > peak:
                 peak = w.filtered[k]
-        leaves = self._tree(f, peak)
+        leaves = tree(&self.w, f, peak)
         if leaves == -2:
             return 2
         if leaves == -1:
@@ -423,11 +342,11 @@ cdef class Deblender:
             w.used = used
             return <int32_t>k
         w.used = used
-        if (n * <int64_t>sizeof(Pixels) + self.facts.minarea * 4 + 64) > self.scratch.shape[0] - w.used:
-            self.needed = self.scratch.shape[0] + n * sizeof(Pixels) + self.facts.minarea * 4 + 64
+        if (n * <int64_t>sizeof(Pixels) + self.w.facts.minarea * 4 + 64) > self.w.room - w.used:
+            self.w.needed = self.w.room + n * sizeof(Pixels) + self.w.facts.minarea * 4 + 64
             return 2
-        whole = <Pixels *>self._take_bytes(n * sizeof(Pixels))
-        w.heap = <float *>self._take_bytes(self.facts.minarea * 4)
+        whole = <Pixels *>take_bytes(&self.w, n * sizeof(Pixels))
+        w.heap = <float *>take_bytes(&self.w, self.w.facts.minarea * 4)
         for k in range(n):
             whole[k] = w.raster[w.order[k]]
         if self.nsources + 1 > self.sources.shape[0] or self.npieces + n > self.pieces.shape[0]:
@@ -442,7 +361,7 @@ cdef class Deblender:
         # FLAGS bit 8: a pixel on the frame's edge.
         cdef int64_t k
         for k in range(n):
-            if p[k].y == 0 or p[k].y == self.facts.height - 1 or p[k].x0 == 0 or p[k].x1 == self.facts.width:
+            if p[k].y == 0 or p[k].y == self.w.facts.height - 1 or p[k].x0 == 0 or p[k].x1 == self.w.facts.width:
                 return 8
         return 0
 
@@ -450,7 +369,7 @@ cdef class Deblender:
         self, const Footprint *f, const Pixels *p, int64_t n, Source *s, int32_t flags, bint keep_centre
     ) noexcept nogil:
         # Analyse one source; False if DETECT_MAXAREA rejects it.
-        shape(s, p, n, self.w.filtered, self.w.image, self.facts.threshold, keep_centre)
+        shape(s, p, n, self.w.filtered, self.w.image, self.w.facts.threshold, keep_centre)
         if self.maxarea and s.npix > self.maxarea:
             return False
         s.parent = f.parent
@@ -460,8 +379,8 @@ cdef class Deblender:
         s.dbkg = 0.0
         s.spare = 0
         s.bkg = self._background(<int64_t>(s.x + 0.5), <int64_t>(s.y + 0.5))
-        s.mthresh = nth_brightest(p, n, self.w.filtered, self.facts.threshold, self.facts.minarea, self.w.heap)
-        isophotal(s, p, n, self.w.filtered, self.w.image, &self.facts)
+        s.mthresh = nth_brightest(p, n, self.w.filtered, self.w.facts.threshold, self.w.facts.minarea, self.w.heap)
+        isophotal(s, p, n, self.w.filtered, self.w.image, &self.w.facts)
         return True
 
     cdef void _write(self, const Pixels *p, int64_t n) noexcept nogil:
@@ -480,217 +399,6 @@ cdef class Deblender:
     cdef float _background(self, int64_t x, int64_t y) noexcept nogil:
         return node_value(self.back, self.cell_width, self.cell_height, x, y)
 
-    cdef int64_t _tree(self, const Footprint *f, float peak) noexcept nogil:
-        # Build the tree; the number of leaves to keep (their nodes' `chosen` set), 0 for none, −1 overflow, −2 scratch.
-        cdef Work *w = &self.w
-        cdef int64_t k, j, n, m, nlevel, first, last, nodes = 0, chosen = 0, minarea = min(self.facts.minarea, <int64_t>3)
-        cdef int64_t least, count, x, a
-        cdef float t, ratio, root = self.facts.threshold
-        cdef double total = 0.0, value, fl
-        cdef Level *swap
-        cdef Pixels *p
-        cdef Level *r
-        cdef Blob *b
-        cdef Node *node
-        cdef int32_t up, c
-        if w.npix < 2 * minarea or self.nthresh < 2 or not peak > root or not root > 0.0:
-            return 0
-        # A run of any level holds a local maximum of its row, above the first level: so many there are at most.
-        ratio = peak / root
-        t = root * <float>pow(ratio, 1.0 / self.nthresh)
-        w.npeaks = 0
-        for k in range(w.nfragments):
-            p = &w.raster[k]
-            n = p.x1 - p.x0
-            x = 0
-            while x < n:
-                a = x
-                while x + 1 < n and w.filtered[p.at + x + 1] == w.filtered[p.at + a]:
-                    x += 1
-                if w.filtered[p.at + a] > t and (a == 0 or w.filtered[p.at + a - 1] < w.filtered[p.at + a]) and (
-                    x == n - 1 or w.filtered[p.at + x + 1] < w.filtered[p.at + x]
-                ):
-                    w.npeaks += 1
-                x += 1
-            for x in range(p.at, p.at + n):
-                total += w.filtered[x]
-        m = min(min(<int64_t>MAX_BRANCHES, w.npix // minarea), w.npeaks) + 1
-        w.max_nodes = (self.nthresh - 1) * m
-        least = w.npeaks * (2 * sizeof(Level) + sizeof(Blob)) + w.max_nodes * sizeof(Node) + m * sizeof(Sort) + 128
-        if least > self.scratch.shape[0] - w.used:
-            self.needed = w.used + least + w.npix * 8
-            return -2
-        w.nodes = <Node *>self._take_bytes(w.max_nodes * sizeof(Node))
-        w.level = <Level *>self._take_bytes(w.npeaks * sizeof(Level))
-        w.next_level = <Level *>self._take_bytes(w.npeaks * sizeof(Level))
-        w.blobs = <Blob *>self._take_bytes(w.npeaks * sizeof(Blob))
-        w.sort = <Sort *>self._take_bytes(m * sizeof(Sort))
-        value = <float>(<float>total * self.mincont)
-        nlevel = 0
-        first = 0           # nodes of the level below
-        last = 0
-        for k in range(1, self.nthresh):
-            t = root * <float>pow(ratio, <double>k / self.nthresh)
-            n = self._cut(t, k, nlevel)
-            if n == 0:
-                break
-            self._connect(n)
-            # Sums of each blob, at its root run; then branches, ordered by parent and by closing.
-            for j in range(n):
-                w.blobs[j].npix = 0
-                w.blobs[j].flux = 0.0
-                w.blobs[j].node = -1
-            for j in range(n):
-                r = &w.next_level[j]
-                b = &w.blobs[_find(w.blobs, <int32_t>j)]
-                b.npix += r.x1 - r.x0
-                b.last = <int32_t>j
-                for x in range(r.at, r.at + r.x1 - r.x0):
-                    b.flux += w.filtered[x]
-            count = 0
-            for j in range(n):
-                if w.blobs[j].up == j and w.blobs[j].npix >= minarea:
-                    if count == MAX_BRANCHES:
-                        return -1
-                    r = &w.next_level[w.blobs[j].last]
-                    w.sort[count].key = (<int64_t>r.node << 32) | w.blobs[j].last
-                    w.sort[count].index = <int32_t>j
-                    count += 1
-            if count >= MAX_BRANCHES:
-                return -1
-            if count == 0:
-                break
-            qsort(w.sort, count, sizeof(Sort), _by_key)
-            last = nodes
-            for j in range(count):
-                b = &w.blobs[w.sort[j].index]
-                r = &w.next_level[b.last]
-                node = &w.nodes[nodes]
-                node.parent = r.node
-                node.level = <int32_t>k
-                node.npix = b.npix
-                node.flux = b.flux
-                node.last_y = r.y
-                node.last_x1 = r.x1
-                node.ok = 1
-                node.chosen = -1
-                b.node = <int32_t>nodes
-                nodes += 1
-            # Runs of branches go on to the next level.
-            m = 0
-            for j in range(n):
-                c = w.blobs[_find(w.blobs, <int32_t>j)].node
-                if c >= 0:
-                    w.next_level[m] = w.next_level[j]
-                    w.next_level[m].node = c
-                    m += 1
-            nlevel = m
-            swap = w.level
-            w.level = w.next_level
-            w.next_level = swap
-        if nodes < 2:
-            return 0
-        # From the top down: split a node whose children count twice or more.
-        return self._choose(nodes, <float>value, ratio)
-
-    cdef int64_t _choose(self, int64_t nodes, float value, float ratio) noexcept nogil:
-        # Mark the leaves in order (level from the top, node, child); their number.
-        cdef Work *w = &self.w
-        cdef int64_t stop = nodes, start, j, i, m, chosen = 0
-        cdef int32_t parent, level
-        cdef int64_t lo, hi, lowest
-        cdef bint root_ok = True
-        # Children of one parent are neighbours in the list, and parents ascend: walk levels from the top.
-        while stop > 0:
-            level = w.nodes[stop - 1].level
-            start = stop
-            while start > 0 and w.nodes[start - 1].level == level:
-                start -= 1
-            lo = start
-            while lo < stop:
-                parent = w.nodes[lo].parent
-                hi = lo
-                m = 0
-                while hi < stop and w.nodes[hi].parent == parent:
-                    m += self._counts(&w.nodes[hi], value, ratio)
-                    hi += 1
-                for j in range(lo, hi):
-                    if not w.nodes[j].ok:
-                        if parent >= 0:
-                            w.nodes[parent].ok = 0
-                        else:
-                            root_ok = False
-                if m > 1:
-                    for j in range(lo, hi):
-                        if w.nodes[j].ok and self._counts(&w.nodes[j], value, ratio):
-                            w.nodes[j].chosen = <int32_t>chosen
-                            chosen += 1
-                    if parent >= 0:
-                        w.nodes[parent].ok = 0
-                    else:
-                        root_ok = False
-                lo = hi
-            stop = start
-        if root_ok:
-            return 0
-        w.max_nodes = nodes
-        return chosen
-
-    cdef bint _counts(self, const Node *node, float value, float ratio) noexcept nogil:
-        # Whether a branch is bright enough above its own level.
-        cdef float t = self.facts.threshold * <float>pow(ratio, <double>node.level / self.nthresh)
-        return <float>node.flux - t * <float>node.npix > value
-
-    cdef int64_t _cut(self, float t, int64_t k, int64_t nlevel) noexcept nogil:
-        # Runs above `t`: of the whole footprint for the first level, then of the runs of the level below.
-        cdef Work *w = &self.w
-        cdef int64_t n = 0, j, a, x, count = w.nfragments if k == 1 else nlevel
-        cdef int32_t y, x0, x1, at, node
-        cdef Level *r
-        for j in range(count):
-            if k == 1:
-                y, x0, x1, at, node = w.raster[j].y, w.raster[j].x0, w.raster[j].x1, w.raster[j].at, -1
-            else:
-                y, x0, x1, at, node = w.level[j].y, w.level[j].x0, w.level[j].x1, w.level[j].at, w.level[j].node
-            x = x0
-            while x < x1:
-                if not w.filtered[at + x - x0] > t:
-                    x += 1
-                    continue
-                a = x
-                while x < x1 and w.filtered[at + x - x0] > t:
-                    x += 1
-                # A run of the scan may lie in two fragments side by side.
-                if n and w.next_level[n - 1].y == y and w.next_level[n - 1].x1 == a:
-                    w.next_level[n - 1].x1 = <int32_t>x
-                    continue
-                r = &w.next_level[n]
-                r.y = y
-                r.x0 = <int32_t>a
-                r.x1 = <int32_t>x
-                r.at = <int32_t>(at + a - x0)
-                r.node = node
-                n += 1
-        return n
-
-    cdef void _connect(self, int64_t n) noexcept nogil:
-        # Union-find over the runs of a level (8-connected); the root is the first run.
-        cdef Work *w = &self.w
-        cdef int64_t j, i = 0
-        cdef int32_t a, b
-        cdef Level *r
-        for j in range(n):
-            w.blobs[j].up = <int32_t>j
-            r = &w.next_level[j]
-            # `i` follows through the row above.
-            while w.next_level[i].y < r.y - 1 or (w.next_level[i].y == r.y - 1 and w.next_level[i].x1 < r.x0):
-                i += 1
-            a = <int32_t>i
-            while w.next_level[a].y == r.y - 1 and w.next_level[a].x0 <= r.x1:
-                b = _find(w.blobs, a)
-                _unite(w.blobs, b, _find(w.blobs, <int32_t>j))
-                a += 1
-
     cdef int64_t _share(self, const Footprint *f, int64_t leaves) noexcept nogil:
         # Leaves in list order at their own levels, what is left given to them, and their analysis; 0, 2 or 3.
         cdef Work *w = &self.w
@@ -702,32 +410,32 @@ cdef class Deblender:
         cdef int32_t flags
         cdef int64_t *counts
         # The tree's runs are no longer needed, its nodes are.
-        w.used = <uint8_t *>w.level - &self.scratch[0] if w.level < w.next_level else <uint8_t *>w.next_level - &self.scratch[0]
+        w.used = <uint8_t *>w.level - self.w.scratch if w.level < w.next_level else <uint8_t *>w.next_level - self.w.scratch
         width = f.xmax - f.xmin + 3
         npieces = 2 * w.npeaks + 2 * width
         need = (
             npieces * sizeof(Piece) + (width + 2) * (sizeof(Component) + 2 * sizeof(Label) + sizeof(Run))
             + (2 * w.npeaks + leaves) * sizeof(Pixels) + leaves * (sizeof(Source) + sizeof(Sort) + 5 * 8)
-            + self.facts.minarea * 4 + 512
+            + self.w.facts.minarea * 4 + 512
         )
-        if need > self.scratch.shape[0] - w.used:
-            self.needed = w.used + need + w.npix * 8
+        if need > self.w.room - w.used:
+            self.w.needed = w.used + need + w.npix * 8
             return 2
-        w.leaves = <Source *>self._take_bytes(leaves * sizeof(Source))
-        w.leaf_start = <int64_t *>self._take_bytes(leaves * 8)
-        w.leaf_stop = <int64_t *>self._take_bytes(leaves * 8)
-        counts = <int64_t *>self._take_bytes(leaves * 8)
-        w.amplitude = <double *>self._take_bytes(leaves * 8)
-        w.chance = <double *>self._take_bytes(leaves * 8)
-        w.heap = <float *>self._take_bytes(self.facts.minarea * 4)
-        w.sort = <Sort *>self._take_bytes(leaves * sizeof(Sort))
-        w.leaf = <Pixels *>self._take_bytes((2 * w.npeaks + leaves) * sizeof(Pixels))
+        w.leaves = <Source *>take_bytes(&self.w, leaves * sizeof(Source))
+        w.leaf_start = <int64_t *>take_bytes(&self.w, leaves * 8)
+        w.leaf_stop = <int64_t *>take_bytes(&self.w, leaves * 8)
+        counts = <int64_t *>take_bytes(&self.w, leaves * 8)
+        w.amplitude = <double *>take_bytes(&self.w, leaves * 8)
+        w.chance = <double *>take_bytes(&self.w, leaves * 8)
+        w.heap = <float *>take_bytes(&self.w, self.w.facts.minarea * 4)
+        w.sort = <Sort *>take_bytes(&self.w, leaves * sizeof(Sort))
+        w.leaf = <Pixels *>take_bytes(&self.w, (2 * w.npeaks + leaves) * sizeof(Pixels))
         start = w.used
-        w.pieces = <Piece *>self._take_bytes(npieces * sizeof(Piece))
-        w.components = <Component *>self._take_bytes((width + 2) * sizeof(Component))
-        w.labels = <Label *>self._take_bytes((width + 2) * 2 * sizeof(Label))
-        w.runs = <Run *>self._take_bytes((width + 2) * sizeof(Run))
-        self._collect(f, npieces, width, leaves)
+        w.pieces = <Piece *>take_bytes(&self.w, npieces * sizeof(Piece))
+        w.components = <Component *>take_bytes(&self.w, (width + 2) * sizeof(Component))
+        w.labels = <Label *>take_bytes(&self.w, (width + 2) * 2 * sizeof(Label))
+        w.runs = <Run *>take_bytes(&self.w, (width + 2) * sizeof(Run))
+        collect(&self.w, f, npieces, width, leaves)
         w.used = start
         for k in range(w.npix):
             w.owner[k] = -1
@@ -738,7 +446,7 @@ cdef class Deblender:
             shape(s, p, n, w.filtered, w.image, self._leaf_threshold(c), False)
             s.flags = 2 | self._edge(p, n)
             d = s.npix / (2.0 * M_PI * s.abcor * s.a * s.b)
-            w.amplitude[c] = self.facts.threshold * exp(d) if d < 70.0 else 4.0 * s.fdpeak
+            w.amplitude[c] = self.w.facts.threshold * exp(d) if d < 70.0 else 4.0 * s.fdpeak
             if w.amplitude[c] > 4.0 * s.fdpeak:
                 w.amplitude[c] = 4.0 * s.fdpeak
             counts[c] = n
@@ -783,10 +491,10 @@ cdef class Deblender:
             total += counts[c]
         if self.nsources + leaves > self.sources.shape[0] or self.npieces + total > self.pieces.shape[0]:
             return 3
-        if total * <int64_t>sizeof(Pixels) + 64 > self.scratch.shape[0] - w.used:
-            self.needed = w.used + total * sizeof(Pixels) + 64 + w.npix * 8
+        if total * <int64_t>sizeof(Pixels) + 64 > self.w.room - w.used:
+            self.w.needed = w.used + total * sizeof(Pixels) + 64 + w.npix * 8
             return 2
-        all_ = <Pixels *>self._take_bytes(total * sizeof(Pixels))
+        all_ = <Pixels *>take_bytes(&self.w, total * sizeof(Pixels))
         total = 0
         for c in range(leaves):
             n = w.leaf_stop[c] - w.leaf_start[c]
@@ -821,94 +529,3 @@ cdef class Deblender:
 
     cdef float _leaf_threshold(self, int64_t c) noexcept nogil:
         return <float>self.w.leaves[c].dthresh
-
-    cdef void _collect(self, const Footprint *f, int64_t npieces, int64_t width, int64_t leaves) noexcept nogil:
-        # Scan the footprint again at each level that has chosen nodes; their fragments in list order into `leaf`.
-        cdef Work *w = &self.w
-        cdef Lutz lutz
-        cdef int64_t i, k, n, m = 0, y, x, j, key, next_leaf = 0
-        cdef int32_t level, piece, comp, c
-        cdef float t, peak = -1e30
-        cdef Pixels *p
-        for k in range(w.npix):
-            if w.filtered[k] > peak:
-                peak = w.filtered[k]
-        # Chosen nodes in the order in which the scans will close them: by level, then by the end of their last run.
-        for i in range(w.max_nodes):
-            if w.nodes[i].chosen >= 0:
-                w.sort[next_leaf].key = _closing_key(w.nodes[i].level, w.nodes[i].last_y, w.nodes[i].last_x1)
-                w.sort[next_leaf].index = w.nodes[i].chosen
-                w.sort[next_leaf].value = w.nodes[i].level
-                next_leaf += 1
-        qsort(w.sort, leaves, sizeof(Sort), _by_key)
-        next_leaf = 0
-        lutz.pieces, lutz.components = w.pieces, w.components
-        while next_leaf < leaves:
-            level = w.sort[next_leaf].value
-            t = self.facts.threshold * <float>pow(peak / self.facts.threshold, <double>level / self.nthresh)
-            lutz.above, lutz.here = w.labels, w.labels + width + 2
-            lutz_init(&lutz, <int32_t>npieces, <int32_t>(width + 2), <int32_t>min(self.facts.minarea, <int64_t>3))
-            for y in range(f.ymin, f.ymax + 2):
-                n = 0
-                if y <= f.ymax:
-                    for j in range(w.row_start[y - f.ymin], w.row_start[y - f.ymin + 1]):
-                        p = &w.raster[j]
-                        for x in range(p.x0, p.x1):
-                            if w.filtered[p.at + x - p.x0] > t:
-                                if n and w.runs[n - 1].x1 == x:
-                                    w.runs[n - 1].x1 = <int32_t>(x + 1)
-                                else:
-                                    w.runs[n].x0 = <int32_t>x
-                                    w.runs[n].x1 = <int32_t>(x + 1)
-                                    n += 1
-                lutz_row(&lutz, <int32_t>y, w.runs, <int32_t>n)
-                while lutz.closed >= 0:
-                    comp = lutz.closed
-                    lutz.closed = w.components[comp].next
-                    lutz.nclosed -= 1
-                    key = _closing_key(level, <int32_t>(y - 1), w.components[comp].last_x1)
-                    if next_leaf < leaves and w.sort[next_leaf].key == key:
-                        c = w.sort[next_leaf].index
-                        next_leaf += 1
-                        w.leaf_start[c] = m
-                        w.leaves[c].dthresh = t
-                        piece = w.components[comp].head
-                        while piece >= 0:
-                            w.leaf[m].y = w.pieces[piece].y
-                            w.leaf[m].x0 = w.pieces[piece].x0
-                            w.leaf[m].x1 = w.pieces[piece].x1
-                            w.leaf[m].at = self._index(f, w.pieces[piece].y, w.pieces[piece].x0)
-                            m += 1
-                            piece = w.pieces[piece].next
-                        w.leaf_stop[c] = m
-                    lutz_drop(&lutz, comp)
-
-    cdef int32_t _index(self, const Footprint *f, int32_t y, int32_t x) noexcept nogil:
-        # Index of a pixel of the footprint: fragments of one row are few, or searched by halves.
-        cdef Work *w = &self.w
-        cdef int32_t lo = w.row_start[y - f.ymin], hi = w.row_start[y - f.ymin + 1], mid
-        while hi - lo > 1:
-            mid = (lo + hi) // 2
-            if w.raster[mid].x0 <= x:
-                lo = mid
-            else:
-                hi = mid
-        return w.raster[lo].at + x - w.raster[lo].x0
-
-
-cdef inline int64_t _closing_key(int64_t level, int64_t y, int64_t x1) noexcept nogil:
-    return (level << 57) | (y << 28) | x1
-
-
-cdef inline int32_t _find(Blob *blobs, int32_t j) noexcept nogil:
-    while blobs[j].up != j:
-        blobs[j].up = blobs[blobs[j].up].up
-        j = blobs[j].up
-    return j
-
-
-cdef inline void _unite(Blob *blobs, int32_t a, int32_t b) noexcept nogil:
-    if a < b:
-        blobs[b].up = a
-    elif b < a:
-        blobs[a].up = b
