@@ -244,4 +244,7 @@ class Measuring:
             self.run.progress.advance(MEASURE_SHARE * max(m.row - self._row, 0) / self.grid.height)
             self._row = max(m.row, self._row)
         self.written = self._batches[0].first if self._batches else self.table.base + self.table.batched
+        if self.run.paints:
+            # What a source has eaten is painted with it, which may be much later.
+            self.written = self.table.kept_from(self.written)
         self.table.release(self.written)

@@ -193,13 +193,25 @@ class SourceTable:
         found = np.concatenate(some)
         return found[np.argsort(found["y"], kind="stable")]
 
-    def eaten_by(self, first: int, last: int) -> NDArray[Any]:
-        """What the sources at absolute places [first, last) have eaten, with their NUMBERs."""
+    def _eaters(self, upto: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows below `upto` that were eaten, and the row of who has them in the end."""
         numbers = self._table["number"][: self.count]
-        index = np.flatnonzero((numbers < 0) & (numbers > GONE))
+        index = np.flatnonzero((numbers[:upto] < 0) & (numbers[:upto] > GONE))
         root = -1 - numbers[index]
         while (deeper := numbers[root] < 0).any():
             root[deeper] = -1 - numbers[root[deeper]]
+        return index, root
+
+    def kept_from(self, written: int) -> int:
+        """Absolute place up to which rows are done with: all but those whose eater isn't written, if pixels are painted."""
+        index, root = self._eaters(written - self.base)
+        late = index[root >= written - self.base]
+        return self.base + int(late[0]) if len(late) else written
+
+    def eaten_by(self, first: int, last: int) -> NDArray[Any]:
+        """What the sources at absolute places [first, last) have eaten, with their NUMBERs."""
+        index, root = self._eaters(self.count)
+        numbers = self._table["number"]
         mine = (root >= first - self.base) & (root < last - self.base)
         out = np.empty(int(mine.sum()), EATEN)
         for name in ("fragments", "nfragments"):
