@@ -22,10 +22,10 @@ from sextract.pipeline.stages import Plan
 from sextract.reading.source import ImageInfo, open_images
 from sextract.records import SOURCE
 
-# Of a run on one core: to start, to import astropy, and per million pixels with some 500 sources.
+# Of a run on one core: to start, to import astropy, and per million pixels with some 1000 sources.
 START_SECONDS, ASTROPY_SECONDS, SECONDS_PER_MPIXEL = 0.4, 0.8, 0.25
 # A middling field, for the memory that sources and runs take: one source in so many pixels, and its fragments.
-PIXELS_PER_SOURCE, FRAGMENT_BYTES = 1000, 300
+PIXELS_PER_SOURCE, FRAGMENT_BYTES = 500, 300
 
 
 @dataclass(frozen=True, slots=True)
