@@ -24,8 +24,9 @@ from sextract.records import SOURCE
 
 # Of a run on one core: to start, to import astropy, and per million pixels with some 1000 sources.
 START_SECONDS, ASTROPY_SECONDS, SECONDS_PER_MPIXEL = 0.4, 0.8, 0.25
-# A middling field, for the memory that sources and runs take: one source in so many pixels, and its fragments.
-PIXELS_PER_SOURCE, FRAGMENT_BYTES = 500, 300
+# A middling field, for the memory that sources and runs take: one source in so many pixels, and its fragments; an eighth of a
+# small image, or this much, for one large detection.
+PIXELS_PER_SOURCE, FRAGMENT_BYTES, LARGE_BYTES = 500, 300, 4 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def _filled(layout: Layout, info: ImageInfo, workers: int) -> int:
     t, pixels = layout.tiles, info.width * info.height
     halo = t.down * t.across * 4 * 2 * (t.halo_y * t.columns + t.halo_x * t.rows if t.across > 1 else t.halo_y * t.columns)
     sources = pixels // PIXELS_PER_SOURCE * (SOURCE.itemsize + FRAGMENT_BYTES)
-    passing = max(workers, 1) * layout.tile_bytes // 8 + 2 * MIB
+    passing = max(workers, 1) * layout.tile_bytes // 8 + min(layout.giant_bytes // 8, LARGE_BYTES) + 2 * MIB
     return layout.mesh_bytes + max(workers, 1) * layout.scratch_bytes + 4 * pixels + halo + sources + passing
 
 
