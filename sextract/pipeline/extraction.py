@@ -243,7 +243,8 @@ class Extraction:
             self.desk.load_tile(key, ref, more, lambda reply: self._scanned(key, ref, more, reply), done, bad)
             return
         self.tiles.seal(key)
-        runs = self.slab.resize_down(runs, runs_block_bytes(g.rows, nruns))
+        large, runs = runs, self.desk.store.settle(runs, runs_block_bytes(g.rows, nruns), "runs")
+        self.slab.free(large)
         start, _ = runs_views(self.desk.bytes, runs.offset, g.rows, runs.nbytes)
         start[rows:] = nruns
         band = self.bands[ty]

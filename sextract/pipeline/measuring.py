@@ -1,7 +1,8 @@
 """Measurement of an extension's sources: batches in the order of NUMBER, their pixels, masks and rows.
 
-A batch is submitted when all rows that it will look at have final masks.  A source that looks farther than expected is
-measured again when those rows are final; its batch waits, and rows are written in order all the same.
+A batch is submitted when all rows that it will look at have final masks.  A source that looks far, or farther than expected,
+is set aside with a copy of its fragments and measured alone when those rows are final.  Others don't wait for it: their rows
+do, in a scratch file if need be, since rows are written in order.
 """
 
 from __future__ import annotations
@@ -25,22 +26,38 @@ from sextract.records import FRAGMENT, SOURCE, BlockRef
 # A task of about ten milliseconds.
 SOURCES_PER_TASK = 192
 
+# A source that looks this many rows away is set aside.
+FAR_ROWS = 256
+
+# Batches that may wait in the slab for the rows before theirs.
+WAITING_BATCHES = 16
+
 # Of the work, for the progress bar.
 MEASURE_SHARE = 0.6
 
 
+NOTHING = np.empty(0, EATEN)
+
+
 @dataclass(slots=True)
 class Some:
-    """Sources of a batch that one task measures: copies, their rows, and the row that must be final before."""
+    """Sources of a batch that one task measures: copies, their rows, and the row that must be final before.
+
+    `own` holds the fragments of a source that was set aside; those of others are the table's.
+    """
 
     sources: NDArray[Any]
     place: NDArray[np.int64]
     row: int = 0
+    own: BlockRef | None = None
 
 
 @dataclass(slots=True)
 class Measured:
-    """A batch of sources at absolute places [first, last) of the table, and the rows they will have."""
+    """A batch of sources at absolute places [first, last) of the table, and the rows they will have.
+
+    `attached` counts what is still to be measured with fragments of the table; `spilled` is where complete rows wait.
+    """
 
     first: int
     last: int
@@ -49,7 +66,9 @@ class Measured:
     row: int
     waiting: list[Some] = field(default_factory=list)
     running: int = 0
+    attached: int = 0
     done: bool = False
+    spilled: int = -1
 
 
 class Measuring:
@@ -67,7 +86,7 @@ class Measuring:
     Attributes
     ----------
     written : int
-        Absolute place in the table up to which rows are written.
+        Absolute place in the table up to which nothing of it is needed any more.
     """
 
     def __init__(self, desk: Desk, table: SourceTable, final_row: Callable[[], int], ending: Callable[[], bool]) -> None:
@@ -87,13 +106,8 @@ class Measuring:
     def submit(self) -> bool:
         """Submit the next batch, or what of an earlier one had to wait; False if there is nothing, or no room."""
         final = self._final_row()
-        for m in self._batches:
-            for k, some in enumerate(m.waiting):
-                if some.row <= final:
-                    if self._measure(m, some, final):
-                        del m.waiting[k]
-                        return True
-                    return False
+        if self._submit_waiting(final):
+            return True
         t = self.table
         t.settle(final)
         rows = t.rows[t.batched : t.numbered]
@@ -102,26 +116,54 @@ class Measuring:
             t.batched = t.numbered
             self._write()
             return False
-        late = np.flatnonzero(np.minimum(rows["spare"][alive], self.grid.height) > final)
+        far = rows["spare"][alive] - rows["y"][alive] > FAR_ROWS
+        late = np.flatnonzero((np.minimum(rows["spare"][alive], self.grid.height) > final) & ~far)
         ready = int(late[0]) if len(late) else len(alive)
         if ready == 0 or (ready < SOURCES_PER_TASK and not self._ending() and self.desk.busy):
             return False
         n = min(ready, SOURCES_PER_TASK)
-        chosen = rows[alive[:n]]
-        if not self._have_tiles(t.base + t.batched, chosen):
-            return False
-        try:
-            block = self.desk.alloc_for_task(n * self.run.plan.row.itemsize, "rows")
-        except SlabFull:
-            return False
+        chosen, far, place = rows[alive[:n]], far[:n], np.arange(n)
+        near = Some(chosen[~far], place[~far])
         first, last = t.base + t.batched, t.base + t.batched + int(alive[n - 1]) + 1
-        m = Measured(first, last, block, n, int(chosen["row"][-1]))
-        if not self._measure(m, Some(chosen, np.arange(n)), final):
-            self.desk.slab.free(block)
+        if len(near.sources) and not self._have_tiles(first, near.sources):
+            return False
+        m = Measured(first, last, BlockRef(0, 0), n, int(chosen["row"][-1]))
+        try:
+            m.rows = self.desk.alloc_for_task(n * self.run.plan.row.itemsize, "rows")
+            for k in np.flatnonzero(far):
+                m.waiting.append(self._set_aside(chosen[k : k + 1], place[k : k + 1]))
+        except SlabFull:
+            self._drop(m)
+            return False
+        if (len(near.sources) or self.run.paints) and not self._measure(m, near, final, t.eaten_by(first, last)):
+            self._drop(m)
             return False
         t.batched = last - t.base
         self._batches.append(m)
         return True
+
+    def _submit_waiting(self, final: int) -> bool:
+        """Submit what had to wait and need not any more."""
+        for m in self._batches:
+            for k, some in enumerate(m.waiting):
+                if some.row <= final and self._measure(m, some, final, NOTHING):
+                    del m.waiting[k]
+                    return True
+        return False
+
+    def _set_aside(self, source: NDArray[Any], place: NDArray[np.int64]) -> Some:
+        """A source to be measured alone, with fragments of its own; SlabFull if they have no room."""
+        source = source.copy()
+        nbytes = int(source["nfragments"][0]) * FRAGMENT.itemsize
+        own = self.desk.store.settle(BlockRef(int(source["fragments"][0]), nbytes), nbytes, "sources")
+        source["fragments"] = own.offset
+        return Some(source, place, min(int(source["spare"][0]), self.grid.height), own)
+
+    def _drop(self, m: Measured) -> None:
+        """Give back what a batch that can't go yet was given."""
+        for ref in (m.rows, *(some.own for some in m.waiting if some.own is not None)):
+            if ref.nbytes:
+                self.desk.slab.free(ref)
 
     def _have_tiles(self, first: int, sources: NDArray[Any]) -> bool:
         """Whether a batch may go: tiles it looks at that were given up are loaded again first, once, if there is room."""
@@ -144,10 +186,10 @@ class Measuring:
         self.desk.tiles.seal(key)
         self._loading.discard(key)
 
-    def _measure(self, m: Measured, some: Some, final: int) -> bool:
-        """Submit sources of a batch; False if there is no room."""
+    def _measure(self, m: Measured, some: Some, final: int, eaten: NDArray[Any]) -> bool:
+        """Submit sources of a batch, and what they have eaten to be painted; False if there is no room."""
         g, n, sources = self.grid, len(some.sources), some.sources
-        eaten = self.table.eaten_by(m.first, m.last) if self.run.paints else np.empty(0, EATEN)
+        eaten = eaten if self.run.paints else NOTHING
         y0, y1 = self._rows_of(sources)
         freed = self.table.freed_between(y0, y1)
         first, last = y0 // g.rows * g.across, ((y1 - 1) // g.rows + 1) * g.across
@@ -173,36 +215,42 @@ class Measuring:
         )  # fmt: skip
         payload = head + self.desk.tile_pairs(lease) + pack([v for pair in runs.items() for v in pair])
         m.running += 1
+        m.attached += some.own is None
 
         def give_back() -> None:
             self.desk.tiles.release(lease)
             self.desk.store.release(runs)
             self.desk.slab.free(ref)
             m.running -= 1
+            m.attached -= some.own is None
 
         def measured(reply: Reply) -> None:
-            give_back()
             for i, row in reply.reshape(-1, 2).tolist():
-                late = sources[i : i + 1].copy()
-                late["spare"] = np.maximum(late["spare"], row)
-                m.waiting.append(Some(late, some.place[i : i + 1], min(row, g.height)))
+                sources["spare"][i] = max(int(sources["spare"][i]), row)
+                m.waiting.append(self._set_aside(sources[i : i + 1], some.place[i : i + 1]))
+            give_back()
+            if some.own is not None:
+                self.desk.slab.free(some.own)
             self._next_step(m)
 
         def crashed(died: str) -> None:
-            give_back()
             if n == 1:
                 self._fill_row(m, some, died)
-                self._next_step(m)
             else:
-                m.waiting[:0] = [
-                    Some(sources[: n // 2], some.place[: n // 2]), Some(sources[n // 2 :], some.place[n // 2 :])
-                ]  # fmt: skip
+                for k in range(n):
+                    m.waiting.append(self._set_aside(sources[k : k + 1], some.place[k : k + 1]))
+            give_back()
+            if some.own is not None:
+                self.desk.slab.free(some.own)
+            self._next_step(m)
 
         self.desk.submit(Kind.MEASURE, payload, measured, crashed=crashed)
         return True
 
     def _rows_of(self, sources: NDArray[Any]) -> tuple[int, int]:
         """Rows that these sources may look at: as far up as down, and a little more."""
+        if not len(sources):
+            return 0, 1
         half = sources["spare"] - sources["y"]
         y0 = int(np.clip(np.floor((sources["y"] - half).min()) - 4, 0, self.grid.height - 1))
         return y0, int(min(sources["spare"].max(), self.grid.height))
@@ -236,14 +284,22 @@ class Measuring:
         self._write()
 
     def _write(self) -> None:
-        """Write the rows whose turn it is, and let go of what they needed."""
+        """Write the rows whose turn it is, and let go of what is no longer needed."""
         while self._batches and self._batches[0].done:
             m = self._batches.popleft()
+            if m.spilled >= 0:
+                m.rows = self.desk.store.bring_back(m.spilled, m.nrows * self.run.plan.row.itemsize, "rows")
             self.run.write(self.desk.view(m.rows, self.run.plan.row, m.nrows))
             self.desk.slab.free(m.rows)
             self.run.progress.advance(MEASURE_SHARE * max(m.row - self._row, 0) / self.grid.height)
             self._row = max(m.row, self._row)
-        self.written = self._batches[0].first if self._batches else self.table.base + self.table.batched
+        if len(self._batches) > WAITING_BATCHES:
+            for m in self._batches:
+                if m.done and m.spilled < 0:
+                    m.spilled = self.desk.store.put_away(m.rows)
+                    self.desk.slab.free(m.rows)
+        attached = (m.first for m in self._batches if m.attached)
+        self.written = next(attached, self.table.base + self.table.batched)
         if self.run.paints:
             # What a source has eaten is painted with it, which may be much later.
             self.written = self.table.kept_from(self.written)

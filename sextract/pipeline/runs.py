@@ -56,6 +56,30 @@ class RunStore:
                 if not self._spill_one():
                     raise
 
+    def settle(self, ref: BlockRef, nbytes: int, owner: str) -> BlockRef:
+        """The first bytes of a block in one of their size, which lies where it doesn't cut the room for large ones.
+
+        The block itself is still the caller's to free.
+        """
+        small = self.alloc(nbytes, owner)
+        self._slab.bytes_view(small.offset, nbytes)[:] = self._slab.bytes_view(ref.offset, nbytes)
+        return small
+
+    def put_away(self, ref: BlockRef) -> int:
+        """Copy a block to the scratch file, for `bring_back`; the block is the caller's to free."""
+        return self._scratch().put(self._slab.bytes_view(ref.offset, ref.nbytes))[0]
+
+    def bring_back(self, place: int, nbytes: int, owner: str) -> BlockRef:
+        """A block with what was put away."""
+        ref = self.alloc(nbytes, owner)
+        self._scratch().get(place, nbytes, self._slab.bytes_view(ref.offset, nbytes))
+        return ref
+
+    def _scratch(self) -> Spill:
+        if self._spill is None:
+            self._spill = Spill(self._folder)
+        return self._spill
+
     def add(self, index: int, ref: BlockRef) -> None:
         """Keep the runs of a tile."""
         self._blocks[index] = _Block(ref, ref.nbytes)
@@ -75,9 +99,7 @@ class RunStore:
                 if block is None:
                     continue
                 if block.ref is None:
-                    assert self._spill is not None
-                    block.ref = self.alloc(block.nbytes, "runs")
-                    self._spill.get(block.spilled, block.nbytes, self._slab.bytes_view(block.ref.offset, block.nbytes))
+                    block.ref = self.bring_back(block.spilled, block.nbytes, "runs")
                 block.pins += 1
                 self._blocks.move_to_end(index)
                 out[index] = block.ref.offset
@@ -97,9 +119,7 @@ class RunStore:
             if block.ref is None or block.pins:
                 continue
             if block.spilled < 0:
-                if self._spill is None:
-                    self._spill = Spill(self._folder)
-                block.spilled = self._spill.put(self._slab.bytes_view(block.ref.offset, block.nbytes))[0]
+                block.spilled = self.put_away(block.ref)
             self._slab.free(block.ref)
             block.ref = None
             return True

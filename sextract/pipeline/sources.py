@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sextract.config.settings import Settings
 from sextract.deblending import _clean
 from sextract.errors import ConfigError
+from sextract.memory.slab import SlabFull
 from sextract.pipeline.runs import RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
@@ -121,21 +122,25 @@ class SourceTable:
         Parameters
         ----------
         out : BlockRef
-            `room` FRAGMENTs, of which `nfragments` are used, then SOURCEs.  The block is cut to what is used and freed when
-            all its sources are written.
+            `room` FRAGMENTs, of which `nfragments` are used, then SOURCEs.  What is used moves to a block of its size.
         written : int
             Absolute place up to which rows are done with.
         """
         sources = self._view(out, SOURCE, nsources, room * FRAGMENT.itemsize)
-        sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + out.offset
+        kept = self.store.settle(out, nfragments * FRAGMENT.itemsize, "sources")
+        sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + kept.offset
         if self.count + nsources > len(self._table):
             self._compact(written)
         if self.count + nsources > len(self._table):
-            self._grow(2 * (self.count + nsources))
+            try:
+                self._grow(2 * (self.count + nsources))
+            except SlabFull:
+                self._grow((self.count + nsources) * 9 // 8)
         upto = self.count + nsources
         self._table[self.count : upto] = sources
         self.detected += nsources
-        self._outputs.append((self.base + upto, self.slab.resize_down(out, max(nfragments * FRAGMENT.itemsize, 64))))
+        self._outputs.append((self.base + upto, kept))
+        self.slab.free(out)
         while True:
             room = self._freed_ref.nbytes // FRAGMENT.itemsize
             n, more = self.cleaner.add(upto, self.bytes, self._view(self._freed_ref, FRAGMENT, room)[self._nfreed :])

@@ -199,7 +199,8 @@ class Stages:
             if SCRATCH_BYTES + 4 * (y1 - y0) * (x1 - x0) > len(self.scratch):
                 bad += self._stream_cell(j, i0)
                 continue
-            pixels = self.scratch[SCRATCH_BYTES : SCRATCH_BYTES + 4 * (y1 - y0) * (x1 - x0)].view(np.float32).reshape(y1 - y0, x1 - x0)
+            shape = y1 - y0, x1 - x0
+            pixels = self.scratch[SCRATCH_BYTES : SCRATCH_BYTES + 4 * shape[0] * shape[1]].view(np.float32).reshape(shape)
             bad += self.image.read_into(Box(y0, x0, y1, x1), pixels, self.reading)
             out = self.background.back[j, i0:i1], self.background.sigma[j, i0:i1]
             cell_statistics(pixels, grid, j, *out, self.scratch[:SCRATCH_BYTES])
@@ -396,7 +397,8 @@ class Stages:
         """SEGMENTATION: each source's own pixels, and those of what it ate."""
         image = self.checks["SEGMENTATION"]
         for labelled in (sources, eaten):
-            for first, n, number in zip(labelled["fragments"].tolist(), labelled["nfragments"].tolist(), labelled["number"].tolist(), strict=True):
+            columns = (labelled[name].tolist() for name in ("fragments", "nfragments", "number"))
+            for first, n, number in zip(*columns, strict=True):
                 own = self.bytes[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
                 image.write_labels(self.extension, own, number)
 
