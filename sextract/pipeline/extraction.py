@@ -212,7 +212,7 @@ class Extraction:
 
     def _submit_scan(self) -> bool:
         g = self.grid
-        if self.next_tile == g.across * g.down:
+        if self.next_tile == g.across * g.down or (self.blends and self._crowded()):
             return False
         ty, tx = divmod(self.next_tile, g.across)
         rows, columns = g.tile(ty, tx).shape
@@ -229,6 +229,11 @@ class Extraction:
         self.next_tile += 1
         self.bands.setdefault(ty, Band([None] * g.across, [0] * g.across, g.across))
         return True
+
+    def _crowded(self) -> bool:
+        """Whether what waits for its turn fills half of the slab, so that the scan had better wait as well."""
+        tiles = self.slab.ledger.accounts().get("tiles")
+        return self.slab.used - (tiles.now if tiles is not None else 0) > self.slab.capacity // 2
 
     def _scanned(self, key: TileKey, ref: BlockRef, runs: BlockRef, reply: Reply) -> None:
         done, nruns, bad = reply.tolist()
@@ -366,7 +371,7 @@ class Extraction:
             self.parts.appendleft((b, Part(done, part.last, part.whole, growth, 0 if full else needed)))
         while self.blends and self.blends[0].todo == 0:
             self._clean(self.blends.popleft())
-        self.table.settle(self._final_row())
+            self.table.settle(self._final_row())
 
     def _blend_crashed(self, b: Blend, part: Part, out: BlockRef, lease: Lease, died: str) -> None:
         """Find the one footprint that crashes a worker, and take that one as a whole."""
