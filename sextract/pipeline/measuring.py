@@ -191,8 +191,10 @@ class Measuring:
         g, n, sources = self.grid, len(some.sources), some.sources
         eaten = eaten if self.run.paints else NOTHING
         y0, y1 = self._rows_of(sources)
-        freed = self.table.freed_between(y0, y1)
-        first, last = y0 // g.rows * g.across, ((y1 - 1) // g.rows + 1) * g.across
+        # Whole rows of tiles may be looked at, so all that CLEAN freed in them is needed.
+        top, bottom = y0 // g.rows * g.rows, ((y1 - 1) // g.rows + 1) * g.rows
+        freed = self.table.freed_between(top, bottom)
+        first, last = top // g.rows * g.across, bottom // g.rows * g.across
         try:
             ref = self.desk.alloc_for_task(n * (SOURCE.itemsize + 8) + eaten.nbytes + freed.nbytes, "sources")
         except SlabFull:
@@ -210,7 +212,7 @@ class Measuring:
         lease = self.desk.pin(y0, y1)
         head = pack(
             n, ref.offset, ref.offset + at, ref.offset + at + 8 * n + eaten.nbytes, len(freed), m.rows.offset, m.nrows,
-            first // g.across * g.rows, min(final, last // g.across * g.rows), ref.offset + at + 8 * n, len(eaten),
+            top, min(final, bottom), ref.offset + at + 8 * n, len(eaten),
             len(lease.refs), len(runs),
         )  # fmt: skip
         payload = head + self.desk.tile_pairs(lease) + pack([v for pair in runs.items() for v in pair])
