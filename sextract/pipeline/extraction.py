@@ -212,7 +212,7 @@ class Extraction:
 
     def _submit_scan(self) -> bool:
         g = self.grid
-        if self.next_tile == g.across * g.down or (self.blends and self._crowded()):
+        if self.next_tile == g.across * g.down or (self.desk.busy and (self.measuring.behind or self._crowded())):
             return False
         ty, tx = divmod(self.next_tile, g.across)
         rows, columns = g.tile(ty, tx).shape

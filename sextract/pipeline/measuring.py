@@ -103,6 +103,11 @@ class Measuring:
         """Whether every source of the table has its row written."""
         return not self._batches and self.table.batched == self.table.count
 
+    @property
+    def behind(self) -> bool:
+        """Whether several batches could go but for tiles or room: what is scanned now would only push theirs out."""
+        return self.table.numbered - self.table.batched > 4 * SOURCES_PER_TASK
+
     def submit(self) -> bool:
         """Submit the next batch, or what of an earlier one had to wait; False if there is nothing, or no room."""
         final = self._final_row()
