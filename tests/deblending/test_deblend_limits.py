@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from deblend_driver import GAUSS, NO_TAPS, Scene, blobs, same
 from deblend_twin import Settings
+
 from sextract.deblending._deblend import DONE, LARGE, MISSING, OUTPUT, SCRATCH
 
 LEFT = np.arange(1, 16, dtype=np.float32).reshape(5, 3) / np.float32(120)
