@@ -70,6 +70,16 @@ def test_a_few_combinations(name: str, cli: CommandLine, tmp_path: Path) -> None
     assert compare(cli, image, tmp_path, THIN) >= len(THIN) - 2
 
 
+def test_sources_measured_while_the_scan_goes_on(cli: CommandLine, tmp_path: Path) -> None:
+    """A short CLEAN_REACH and narrow tiles: batches, far sources, windows and rows that wait for their turn."""
+    image = field(tmp_path / "crowded.fits", 420, 900, 25, trail=True).path
+    keywords = {
+        "CLEAN_REACH": "24", "BACK_SIZE": "420", "CHECKIMAGE_TYPE": "SEGMENTATION", "CHECKIMAGE_NAME": "seg.fits"
+    }  # fmt: skip
+    combinations = [("16", 2, "512M"), ("7", 0, "512M"), ("37x100", 1, "2G"), ("16", 3, "128M")]
+    assert compare(cli, image, tmp_path, combinations, **keywords) >= 3
+
+
 def test_every_format(cli: CommandLine, tmp_path: Path) -> None:
     image = field(tmp_path / "small.fits", 256, 60, 23).path
     for kind in ("FITS_LDAC", "ASCII_HEAD", "ASCII"):
