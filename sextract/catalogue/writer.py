@@ -13,6 +13,7 @@ appears under its name only after `close`.  Where rows come from is ``pipeline.p
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -147,16 +148,16 @@ def catalogue(name: str) -> Callable[[Factory], Factory]:
     return register
 
 
-class ClosesItself:
+class ClosesItself(ABC):
     """`with` for writers: left in order they close, left by an exception they abort."""
 
+    @abstractmethod
     def close(self) -> None:
         """Finish."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abort(self) -> None:
         """Give up."""
-        raise NotImplementedError
 
     def __enter__(self) -> Any:
         return self
