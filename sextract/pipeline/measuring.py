@@ -140,7 +140,8 @@ class Measuring:
         except SlabFull:
             self._drop(m)
             return False
-        if (len(near.sources) or self.run.paints) and not self._measure(m, near, final, t.eaten_by(first, last)):
+        eaten = t.eaten_by(first, last) if self.run.paints else NOTHING
+        if (len(near.sources) or len(eaten)) and not self._measure(m, near, final, eaten):
             self._drop(m)
             return False
         t.batched = last - t.base
@@ -194,7 +195,6 @@ class Measuring:
     def _measure(self, m: Measured, some: Some, final: int, eaten: NDArray[Any]) -> bool:
         """Submit sources of a batch, and what they have eaten to be painted; False if there is no room."""
         g, n, sources = self.grid, len(some.sources), some.sources
-        eaten = eaten if self.run.paints else NOTHING
         y0, y1 = self._rows_of(sources)
         # Whole rows of tiles may be looked at, so all that CLEAN freed in them is needed.
         top, bottom = y0 // g.rows * g.rows, ((y1 - 1) // g.rows + 1) * g.rows
