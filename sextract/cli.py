@@ -1,7 +1,7 @@
 """The command line: ``sextract IMAGE… [-c FILE] [--mem-limit 512M] [-KEYWORD VALUE]…``.
 
 It splits arguments, makes `Settings` and calls the pipeline for each image.  What a keyword means is in ``config/``,
-what a run does in ``pipeline.py``.  Exit codes are in ``errors.py``; a batch of which some images failed ends with 10.
+what a run does in ``pipeline``.  Exit codes are in ``errors.py``; a batch of which some images failed ends with 10.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A format is one file of this package that registers a factory under its CATALOG_
 
 A writer gets extensions in turn and blocks of rows in NUMBER order, and holds none of them: its memory doesn't depend
 on how many there are.  Rows are structured arrays in native byte order with the layout of `row_dtype`.  What it wrote
-appears under its name only after `close`.  Where rows come from is ``pipeline.py``; how files become whole is
+appears under its name only after `close`.  Where rows come from is ``pipeline``; how files become whole is
 ``output.py``.
 """
 

@@ -325,7 +325,7 @@ cdef class Deblender:
         # The tree, then the sources; 0, SCRATCH or OUTPUT.
         cdef const Footprint *f = &self.footprints[i]
         cdef Work *w = &self.w
-        cdef int64_t k, n = w.nfragments, leaves, used = w.used, start = self.npieces
+        cdef int64_t k, n = w.nfragments, leaves, used = w.used
         cdef int32_t flags = 0
         cdef float peak = -1e30
         cdef Pixels *whole
@@ -338,7 +338,7 @@ cdef class Deblender:
         if leaves == -1:
             flags = 64
         if leaves >= 2:
-            k = self._share(f, leaves)
+            k = self._share(f, peak, leaves)
             w.used = used
             return <int32_t>k
         w.used = used
@@ -399,7 +399,7 @@ cdef class Deblender:
     cdef float _background(self, int64_t x, int64_t y) noexcept nogil:
         return node_value(self.back, self.cell_width, self.cell_height, x, y)
 
-    cdef int64_t _share(self, const Footprint *f, int64_t leaves) noexcept nogil:
+    cdef int64_t _share(self, const Footprint *f, float peak, int64_t leaves) noexcept nogil:
         # Leaves in list order at their own levels, what is left given to them, and their analysis; 0, 2 or 3.
         cdef Work *w = &self.w
         cdef int64_t k, j, n, c, npieces, total, start, x, width, need, last
@@ -435,7 +435,7 @@ cdef class Deblender:
         w.components = <Component *>take_bytes(&self.w, (width + 2) * sizeof(Component))
         w.labels = <Label *>take_bytes(&self.w, (width + 2) * 2 * sizeof(Label))
         w.runs = <Run *>take_bytes(&self.w, (width + 2) * sizeof(Run))
-        collect(&self.w, f, npieces, width, leaves)
+        collect(&self.w, f, peak, npieces, width, leaves)
         w.used = start
         for k in range(w.npix):
             w.owner[k] = -1
@@ -443,7 +443,7 @@ cdef class Deblender:
             s = &w.leaves[c]
             p = w.leaf + w.leaf_start[c]
             n = w.leaf_stop[c] - w.leaf_start[c]
-            shape(s, p, n, w.filtered, w.image, self._leaf_threshold(c), False)
+            shape(s, p, n, w.filtered, w.image, s.dthresh, False)
             s.flags = 2 | self._edge(p, n)
             d = s.npix / (2.0 * M_PI * s.abcor * s.a * s.b)
             w.amplitude[c] = self.w.facts.threshold * exp(d) if d < 70.0 else 4.0 * s.fdpeak
@@ -526,6 +526,3 @@ cdef class Deblender:
             if self._accept(f, all_ + w.leaf_start[c], n, &self.sources[self.nsources], flags, True):
                 self._write(all_ + w.leaf_start[c], n)
         return 0
-
-    cdef float _leaf_threshold(self, int64_t c) noexcept nogil:
-        return <float>self.w.leaves[c].dthresh

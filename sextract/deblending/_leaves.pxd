@@ -21,16 +21,15 @@ cdef inline int32_t index(Work *w, const Footprint *f, int32_t y, int32_t x) noe
     return w.raster[lo].at + x - w.raster[lo].x0
 
 
-cdef inline void collect(Work *w, const Footprint *f, int64_t npieces, int64_t width, int64_t leaves) noexcept nogil:
+cdef inline void collect(
+    Work *w, const Footprint *f, float peak, int64_t npieces, int64_t width, int64_t leaves
+) noexcept nogil:
     # Scan the footprint again at each level that has chosen nodes; their fragments in list order into `leaf`.
     cdef Lutz lutz
-    cdef int64_t i, k, n, m = 0, y, x, j, key, next_leaf = 0
+    cdef int64_t i, n, m = 0, y, x, j, key, next_leaf = 0
     cdef int32_t level, piece, comp, c
-    cdef float t, peak = -1e30
+    cdef float t
     cdef Pixels *p
-    for k in range(w.npix):
-        if w.filtered[k] > peak:
-            peak = w.filtered[k]
     # Chosen nodes in the order in which the scans will close them: by level, then by the end of their last run.
     for i in range(w.max_nodes):
         if w.nodes[i].chosen >= 0:

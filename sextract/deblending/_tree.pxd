@@ -68,7 +68,7 @@ cdef inline int64_t choose(Work *w, int64_t nodes, float value, float ratio) noe
     # Mark the leaves in order (level from the top, node, child); their number.
     cdef int64_t stop = nodes, start, j, i, m, chosen = 0
     cdef int32_t parent, level
-    cdef int64_t lo, hi, lowest
+    cdef int64_t lo, hi
     cdef bint root_ok = True
     # Children of one parent are neighbours in the list, and parents ascend: walk levels from the top.
     while stop > 0:
@@ -109,16 +109,16 @@ cdef inline int64_t choose(Work *w, int64_t nodes, float value, float ratio) noe
 
 cdef inline int64_t tree(Work *w, const Footprint *f, float peak) noexcept nogil:
     # Build the tree; the number of leaves to keep (their nodes' `chosen` set), 0 for none, −1 overflow, −2 scratch.
-    cdef int64_t k, j, n, m, nlevel, first, last, nodes = 0, chosen = 0, minarea = min(w.facts.minarea, <int64_t>3)
+    cdef int64_t k, j, n, m, nlevel, nodes = 0, minarea = min(w.facts.minarea, <int64_t>3)
     cdef int64_t least, count, x, a
     cdef float t, ratio, root = w.facts.threshold
-    cdef double total = 0.0, value, fl
+    cdef double total = 0.0, value
     cdef Level *swap
     cdef Pixels *p
     cdef Level *r
     cdef Blob *b
     cdef Node *node
-    cdef int32_t up, c
+    cdef int32_t c
     if w.npix < 2 * minarea or w.nthresh < 2 or not peak > root or not root > 0.0:
         return 0
     # A run of any level holds a local maximum of its row, above the first level: so many there are at most.
@@ -153,8 +153,6 @@ cdef inline int64_t tree(Work *w, const Footprint *f, float peak) noexcept nogil
     w.sort = <Sort *>take_bytes(w, m * sizeof(Sort))
     value = <float>(<float>total * w.mincont)
     nlevel = 0
-    first = 0           # nodes of the level below
-    last = 0
     for k in range(1, w.nthresh):
         t = root * <float>pow(ratio, <double>k / w.nthresh)
         n = cut(w, t, k, nlevel)
@@ -187,7 +185,6 @@ cdef inline int64_t tree(Work *w, const Footprint *f, float peak) noexcept nogil
         if count == 0:
             break
         qsort(w.sort, count, sizeof(Sort), by_key)
-        last = nodes
         for j in range(count):
             b = &w.blobs[w.sort[j].index]
             r = &w.next_level[b.last]

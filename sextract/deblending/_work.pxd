@@ -34,7 +34,6 @@ cdef struct Node:
     int32_t last_x1
     int32_t ok          # not split further up
     int32_t chosen      # which source it became, -1
-    int32_t order
     double flux
 
 cdef struct Sort:

@@ -1,7 +1,7 @@
 """Keeps what a writer leaves in the page cache small: starts writing early, waits for what is old, drops what is done.
 
-Dirty pages count against a memory cgroup and can't be dropped, so a fast writer can get its own run killed.  One helper
-for everyone who writes large files: the spill file, catalogues, check-images.  It writes no data itself.
+Dirty pages count against a memory cgroup and can't be dropped, so a fast writer can get its own run killed.  It serves
+the spill file; catalogues and check-images, which are written in scattered ranges, have ``catalogue/output.py``.
 """
 
 from __future__ import annotations

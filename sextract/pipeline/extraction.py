@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from sextract.pipeline.layout import Layout
 from sextract.pipeline.measuring import Measuring
 from sextract.pipeline.plan import Run
 from sextract.pipeline.sources import SourceTable
-from sextract.pipeline.stages import Kind, Setup, pack, runs_block_bytes, runs_views, with_frame
+from sextract.pipeline.stages import Kind, Setup, pack, runs_block_bytes, runs_views
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 
@@ -116,7 +116,7 @@ class Extraction:
         if self.bad:
             self.run.reporter.warning(f"{self.bad} bad pixels (NaN, infinite or BLANK) are masked")
         frame = self.run.frame(self.info, background)
-        self.setup = with_frame(self.setup, frame)
+        self.setup = replace(self.setup, frame=frame)
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         return frame
 
@@ -139,9 +139,8 @@ class Extraction:
 
     # Detection
 
-    def extract(self, frame: Frame) -> ExtensionFacts:
+    def extract(self) -> ExtensionFacts:
         """Pass 2: detect, deblend, clean, measure and write."""
-        self.frame = frame
         self._begin()
         while not self._finished():
             moved = self._advance()

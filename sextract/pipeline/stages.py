@@ -1,7 +1,7 @@
 """The worker's side of a run: one handler per kind of task.
 
 A task names blocks of the slab and says what to do; it writes into its own block alone and answers with a few integers, so
-that it can be repeated.  Which task comes when is ``pipeline.py``.  All integers are int64, little-endian, in the order
+that it can be repeated.  Which task comes when is ``extraction.py``.  All integers are int64, little-endian, in the order
 that each method unpacks.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -505,8 +505,3 @@ def _portions(fragments: NDArray[Any], room: int) -> Iterator[tuple[NDArray[Any]
         last = max(int(np.searchsorted(ends, before + room, side="right")), first + 1)
         yield fragments[first:last], int(ends[last - 1]) - before
         first = last
-
-
-def with_frame(setup: Setup, frame: Frame) -> Setup:
-    """The set-up once the background is known."""
-    return replace(setup, frame=frame)
