@@ -100,6 +100,14 @@ class Backend(Protocol):
         """
         ...
 
+    def resize(self, workers: int) -> None:
+        """Have that many workers from now on, 0 included: the last ones end with all their memory, or new ones start.
+
+        ValueError if tasks are outstanding.  New workers get the latest broadcast of each kind.  Does nothing where tasks run
+        in this process.
+        """
+        ...
+
     def pids(self) -> list[int]:
         """Processes that the backend holds beside this one."""
         ...
@@ -166,6 +174,9 @@ class SerialBackend:
         """See `Backend`; raises here what the handler raises."""
         check_payload(payload)
         call(self._handler, kind, payload)
+
+    def resize(self, workers: int) -> None:
+        """See `Backend`: nothing."""
 
     def pids(self) -> list[int]:
         """See `Backend`: none."""

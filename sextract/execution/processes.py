@@ -112,6 +112,7 @@ class ProcessBackend:
         self._outstanding = 0
         self._next = 0
         self._lost = 0
+        self._leaving: set[int] = set()
         self._selector = selectors.DefaultSelector()
         # Objects alive now are shared with the children until someone writes to them, and a collection would.
         self._froze = gc.get_freeze_count() == 0
@@ -162,6 +163,27 @@ class ProcessBackend:
         for worker in self._slots:
             if worker is not None:
                 self._send(worker, Frame(BROADCAST, kind, NO_TICKET, payload))
+
+    def resize(self, workers: int) -> None:
+        """See `Backend`."""
+        if self._outstanding:
+            raise ValueError(f"{self._outstanding} tasks are outstanding")
+        for worker in self._slots[workers:]:
+            if worker is not None:
+                self._leaving.add(worker.pid)
+                self._forget(worker)
+                self._request(KILL, worker.pid)
+        new = range(len(self._slots), workers)
+        del self._slots[workers:], self._bound[workers:]
+        self._slots += [None for _ in new]
+        self._bound += [deque() for _ in new]
+        self.workers = workers
+        while self._leaving:
+            self._control_event()
+        for slot in new:
+            self._request(FORK, slot)
+        while any(self._slots[slot] is None for slot in new):
+            self._control_event()
 
     def pids(self) -> list[int]:
         """See `Backend`: the template first, then the workers."""
@@ -337,6 +359,7 @@ class ProcessBackend:
         if event == STARTED:
             self._welcome(_Worker(first, second, socket.socket(fileno=fds[0])))
         elif event == EXITED:
+            self._leaving.discard(first)
             for worker in self._slots:
                 if worker is not None and worker.pid == first:
                     self._bury(worker, os.waitstatus_to_exitcode(second))
@@ -397,6 +420,7 @@ class ProcessBackend:
         if self._lost > _MAX_LOST:
             raise WorkerError("the process that starts workers is killed again and again (out of memory?)")
         self._reap_template()
+        self._leaving.clear()
         for worker in self._slots:
             if worker is not None:
                 self._await_end(worker)

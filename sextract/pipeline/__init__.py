@@ -124,6 +124,8 @@ def _extension(work: Run, index: int, layout: Layout, started: float) -> int:
         frame = extraction.measure_background()
         work.writer.begin_extension(frame)
         facts = extraction.extract()
+        if work.shelf is not None:
+            work.shelf.complete(work)
         news = outcome(time.monotonic() - started, work.gauge.peak)
         work.writer.end_extension(replace(facts, environment=news))
     work.reporter.info(f"Objects: {facts.detected:<8d} detected / {facts.extracted:<8d} sextracted")

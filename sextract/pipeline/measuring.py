@@ -281,7 +281,7 @@ class Measuring:
         """When all sources of a batch are measured: the columns that follow from the row."""
         if m.running or m.waiting:
             return
-        if self.run.plan.table:
+        if self.run.plan.table and self.run.shelf is None:
             self.desk.submit(Kind.TABLE, pack(m.rows.offset, m.nrows), lambda reply: self._complete(m), affinity=0)
         else:
             self._complete(m)
@@ -296,7 +296,7 @@ class Measuring:
             m = self._batches.popleft()
             if m.spilled >= 0:
                 m.rows = self.desk.store.bring_back(m.spilled, m.nrows * self.run.plan.row.itemsize, "rows")
-            self.run.write(self.desk.view(m.rows, self.run.plan.row, m.nrows))
+            self.run.take(self.desk.view(m.rows, self.run.plan.row, m.nrows))
             self.desk.slab.free(m.rows)
             self.run.progress.advance(MEASURE_SHARE * max(m.row - self._row, 0) / self.grid.height)
             self._row = max(m.row, self._row)

@@ -138,6 +138,20 @@ class BackendContract:
         assert order == tickets
         assert len(pids) == 1
 
+    def test_another_number_of_workers(self, backend: Backend) -> None:
+        before = backend.workers
+        backend.broadcast(SET, b"kept")
+        backend.submit(Task(ECHO, b""))
+        collect(backend, 1)
+        for workers in (1, 0, before + 1, before):
+            backend.resize(workers)
+            if workers:
+                for slot in range(backend.workers):
+                    backend.submit(Task(GET, b"", affinity=slot))
+                assert {result.reply for result in collect(backend, backend.workers).values()} == {b"kept"}
+        assert backend.workers == before
+        assert backend.idle_slots() == 2 * before
+
     def test_the_slab_is_shared(self, backend: Backend, slab: Slab) -> None:
         ref = slab.alloc(800, "x")
         slab.view(ref, np.int64)[:] = np.arange(100)
