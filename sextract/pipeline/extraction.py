@@ -177,6 +177,7 @@ class Extraction:
             self.settings,
             g.width,
             g.height,
+            g.rows,
             lambda s: self.run.reach_rows(s, g.height),
         )
         # What is lent out while nothing waits for its turn.

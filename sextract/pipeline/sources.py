@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from sextract.config.settings import Settings
 from sextract.deblending import _clean
 from sextract.errors import ConfigError
-from sextract.memory.slab import SlabFull
-from sextract.pipeline.runs import RunStore
+from sextract.pipeline.runs import Freed, RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
@@ -28,8 +27,8 @@ GONE = -(1 << 62)
 HEADS = 16384
 FOUND = 65536
 
-# Freed fragments whose first and last row are noted together.
-PORTION = 2048
+# Fragments that are freed at a time, unless one source has more.
+PORTION = 4096
 
 Reach = Callable[[NDArray[Any]], NDArray[np.int64]]
 
@@ -44,8 +43,8 @@ class SourceTable:
     slab_bytes : uint8 array
         The whole slab.
     settings : Settings
-    width, height : int
-        Frame.
+    width, height, band_rows : int
+        Frame, and rows of a tile.
     reach : callable
         Rows to which sources will look (`plan.Run.reach_rows`).
 
@@ -55,6 +54,8 @@ class SourceTable:
         Rows of the table that have their final state, and those that were given to a batch.
     detected, number : int
         Sources before CLEAN, and the last NUMBER given.
+    freed : Freed
+        Fragments that CLEAN freed.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SourceTable:
         settings: Settings,
         width: int,
         height: int,
+        band_rows: int,
         reach: Reach,
     ) -> None:
         self.store, self.slab, self.bytes, self.reach = store, slab, slab_bytes, reach
@@ -80,9 +82,8 @@ class SourceTable:
         self._follow_ref: BlockRef | None = None
         self.base = 0
         self._grow(2048)
-        self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * 4096, "clean")
-        self._nfreed = 0
-        self._portions: list[tuple[int, int]] = []
+        self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * PORTION, "clean")
+        self.freed = Freed(store, slab_bytes, band_rows)
         self.numbered = self.batched = 0
         self.number = self.detected = 0
         self._outputs: deque[tuple[int, BlockRef]] = deque()
@@ -130,13 +131,10 @@ class SourceTable:
         sources = self._view(out, SOURCE, nsources, room * FRAGMENT.itemsize)
         kept = self.store.settle(out, nfragments * FRAGMENT.itemsize, "sources")
         sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + kept.offset
-        if self.count + nsources > len(self._table):
+        if self.count + nsources > len(self._table) and written - self.base > len(self._table) // 8:
             self._compact(written)
         if self.count + nsources > len(self._table):
-            try:
-                self._grow(2 * (self.count + nsources))
-            except SlabFull:
-                self._grow((self.count + nsources) * 9 // 8)
+            self._grow(2 * (self.count + nsources))
         upto = self.count + nsources
         self._table[self.count : upto] = sources
         self.detected += nsources
@@ -144,19 +142,17 @@ class SourceTable:
         self.slab.free(out)
         while True:
             room = self._freed_ref.nbytes // FRAGMENT.itemsize
-            n, more = self.cleaner.add(upto, self.bytes, self._view(self._freed_ref, FRAGMENT, room)[self._nfreed :])
-            self._nfreed += n
+            freed = self._view(self._freed_ref, FRAGMENT, room)
+            n, more = self.cleaner.add(upto, self.bytes, freed)
+            for first in range(0, n, PORTION):
+                self.freed.add(freed[first : min(first + PORTION, n)])
             if more == 0:
                 return
             if more < 0:
                 raise ConfigError(f"CLEAN: a source has over {FOUND} neighbours; raise DETECT_MINAREA or DETECT_THRESH")
-            self._grow_freed(max(2 * room, self._nfreed + more))
-
-    def _grow_freed(self, room: int) -> None:
-        new, n = self.store.alloc_somewhere(room * FRAGMENT.itemsize, "clean"), self._nfreed * FRAGMENT.itemsize
-        self.bytes[new.offset : new.offset + n] = self.bytes[self._freed_ref.offset : self._freed_ref.offset + n]
-        self.slab.free(self._freed_ref)
-        self._freed_ref = new
+            if more > room:
+                self.slab.free(self._freed_ref)
+                self._freed_ref = self.store.alloc_somewhere(more * FRAGMENT.itemsize, "clean")
 
     def _compact(self, written: int) -> None:
         """Drop rows that are done with from the front."""
@@ -183,21 +179,6 @@ class SourceTable:
         new = self._table[first : self.numbered]
         if len(new):
             new["spare"] = self.reach(new)
-
-    def freed_between(self, y0: int, y1: int) -> NDArray[Any]:
-        """FRAGMENTs of rows y0 <= y < y1 that CLEAN freed, sorted by row."""
-        freed = self._view(self._freed_ref, FRAGMENT, self._nfreed)
-        # Sources close in about the order of their rows, so few of the portions hold any of these.
-        while (len(self._portions) + 1) * PORTION <= self._nfreed:
-            rows = freed["y"][len(self._portions) * PORTION :][:PORTION]
-            self._portions.append((int(rows.min()), int(rows.max())))
-        some = [freed[len(self._portions) * PORTION :]]
-        some += [
-            freed[k * PORTION : (k + 1) * PORTION] for k, (low, high) in enumerate(self._portions) if low < y1 and high >= y0
-        ]
-        some = [part[(part["y"] >= y0) & (part["y"] < y1)] for part in some]
-        found = np.concatenate(some)
-        return found[np.argsort(found["y"], kind="stable")]
 
     def _eaters(self, upto: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows below `upto` that were eaten, and the row of who has them in the end."""

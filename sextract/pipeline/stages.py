@@ -141,8 +141,12 @@ class Stages:
         try:
             return self.handlers[kind](payload)
         finally:
-            if self.slab.overflow is not None:
-                self.slab.overflow.drop()
+            self.settle()
+
+    def settle(self) -> None:
+        """Let go of what lies behind the slab."""
+        if self.slab.overflow is not None:
+            self.slab.overflow.drop()
 
     def warm(self, payload: bytes) -> bytes:
         """Run every family once on a made-up star, so that what this process shares no longer with its template is known."""
@@ -353,6 +357,7 @@ class Stages:
             first_row=ready[0],
             final_row=ready[1],
             masking=self.settings.photometry.mask_type != "NONE",
+            settle=self.settle,
         )
 
     def _arena_floats(self) -> int:

@@ -17,7 +17,7 @@ from sextract.pipeline.runs import RunStore
 from sextract.pipeline.sources import GONE, SourceTable
 from sextract.records import FRAGMENT, SOURCE
 
-HEIGHT = 4000
+HEIGHT, BAND = 4000, 40
 
 
 def star(y: float, flux: float, x: float = 100.0, mthresh: float = 0.01) -> Any:
@@ -39,7 +39,7 @@ class Blocks:
         settings = Settings()
         settings = replace(settings, deblending=replace(settings.deblending, clean=clean))
         reach = lambda sources: np.full(len(sources), HEIGHT)  # noqa: E731
-        self.table = SourceTable(self.store, self.slab, self.bytes, settings, 4096, HEIGHT, reach)
+        self.table = SourceTable(self.store, self.slab, self.bytes, settings, 4096, HEIGHT, BAND, reach)
         self.count = 0
 
     def give(self, *stars: Any, written: int = 0) -> None:
@@ -69,6 +69,7 @@ def blocks(tmp_path: Path) -> Iterator[Blocks]:
     made = Blocks(tmp_path)
     yield made
     made.table.close()
+    made.store.close()
     assert made.slab.free_bytes == made.slab.capacity
     del made.bytes, made.table
     made.slab.close()
@@ -123,7 +124,9 @@ def test_a_table_that_is_compacted_goes_on(blocks: Blocks) -> None:
 def test_freed_fragments_are_found_by_row(blocks: Blocks) -> None:
     for k in range(200):
         blocks.give(star(19 * k + 5, 1e6), star(19 * k + 6, 30))
-    freed = blocks.table.freed_between(0, 1 << 30)
-    assert len(freed) > 100 and (np.diff(freed["y"]) >= 0).all()
-    some = blocks.table.freed_between(50, 90)
-    assert some.tolist() == freed[(freed["y"] >= 50) & (freed["y"] < 90)].tolist()
+    freed = blocks.table.freed
+    every, some = (np.empty(freed.count(bands), FRAGMENT) for bands in (range(HEIGHT), range(2, 4)))
+    freed.copy(range(HEIGHT), every)
+    freed.copy(range(2, 4), some)
+    assert len(every) > 100 and (np.diff(every["y"]) >= 0).all()
+    assert some.tolist() == every[(every["y"] >= 80) & (every["y"] < 160)].tolist()
