@@ -33,6 +33,9 @@ from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 FOOTPRINTS_PER_TASK = 192
 PIXELS_PER_TASK = 60_000
 
+# Of a giant that lies on disk.
+FRAGMENTS_AT_ONCE = 65536
+
 # Shares of the work, for the progress bar.
 MESH_SHARE, SCAN_SHARE = 0.1, 0.3
 
@@ -293,6 +296,7 @@ class Extraction:
             else:
                 self._grow_pool()
         self.fed_row = y0 + rows
+        self.desk.settle()
         if joined is not None:
             self.slab.free(joined)
 
@@ -316,7 +320,9 @@ class Extraction:
             n, pieces, pixels = self.components.next_closed(PIXELS_PER_TASK, FOOTPRINTS_PER_TASK, 1 << 20)
             ref = self.desk.alloc(n * FOOTPRINT.itemsize + pieces * FRAGMENT.itemsize, "footprints")
             footprints = self.desk.view(ref, FOOTPRINT, n)
-            self.components.drain(footprints, self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize))
+            fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
+            while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE)) < pieces:
+                self.desk.settle()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)

@@ -97,9 +97,13 @@ class Desk:
         """Take the answers that are there, or wait for one."""
         for result in self.backend.wait(0.2):
             self._answer(result)
+        self.settle()
+        self.run.sample()
+
+    def settle(self) -> None:
+        """Let go of what this process has touched behind the slab."""
         if self.slab.overflow is not None:
             self.slab.overflow.settle()
-        self.run.sample()
 
     def _answer(self, result: Result) -> None:
         then, crashed = self._callbacks.pop(result.ticket)
