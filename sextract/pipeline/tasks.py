@@ -97,8 +97,9 @@ class Desk:
         """Take the answers that are there, or wait for one."""
         for result in self.backend.wait(0.2):
             self._answer(result)
-        self.settle()
+        # In this order, so that the gauge sees what lies behind the slab and is held all the same.
         self.run.sample()
+        self.settle()
 
     def settle(self) -> None:
         """Let go of what this process has touched behind the slab."""
