@@ -136,6 +136,10 @@ class Ledger:
         account.now -= nbytes
         self.total -= nbytes
 
+    def account(self, name: str) -> Account:
+        """An account; empty if nothing was ever entered under that name."""
+        return self._accounts.get(name) or Account()
+
     def accounts(self) -> dict[str, Account]:
         """A copy of all accounts, largest peak first."""
         ordered = sorted(self._accounts.items(), key=lambda item: (-item[1].peak, item[0]))

@@ -6,6 +6,8 @@ No lock is shared, nothing has a name, nothing is left behind after ``kill -9``.
 
 It keeps no tiles (``tiles.py``), writes nothing to disk (``spill.py``) and doesn't decide its own size (``budget.py``).
 
+What may lie on a disk if there is no room has a range of offsets behind the slab's (``overflow.py``).
+
 Pages are reserved when they are first handed out (a sparse file is a SIGBUS in waiting), after a look at the headroom
 of the memory cgroup (beyond it comes SIGKILL, no error), and recycled from then on; only ``shrink`` gives them back.
 
@@ -29,6 +31,7 @@ from numpy.typing import DTypeLike, NDArray
 from sextract.errors import LimitError
 from sextract.memory.budget import GRANULE, Ledger, size_text
 from sextract.memory.headroom import headroom
+from sextract.memory.overflow import open_overflow, overflow_bytes
 from sextract.records import BlockRef
 
 # A cache line, and the widest vector register.
@@ -91,6 +94,16 @@ class Slab:
         Size of the mapping, rounded down to whole granules (64 KiB).  Address space, not memory.
     headroom : callable, optional
         ``() -> (bytes, what)``: how much more the machine would let us hold.
+    scratch_dir : str or None
+        Folder of what outgrows the slab (``""``: found by itself); None for a slab without.
+
+    Attributes
+    ----------
+    extent : int
+        Length of the range of offsets, overflow included.
+    low : int
+        Offsets below it are for blocks that may lie there (``alloc(..., low=True)``): tiles, which can be given up, and the
+        one large block that needs them to be.
 
     Raises
     ------
@@ -100,11 +113,17 @@ class Slab:
     Notes
     -----
     Invariants: blocks in use and free extents tile ``[0, capacity)`` without overlap; no two free extents touch; each
-    page of a block in use is reserved; ``used`` is the sum of the blocks.  Large blocks take the smallest extent that
-    fits, from its start; small ones the highest, from its end, so that they don't cut the gaps that tiles leave.
+    page of a block in use is reserved; ``used`` is the sum of the blocks.  Tiles take the smallest extent that fits, from its
+    start; others the highest, from its end, so that they don't cut the gaps that tiles leave.
     """
 
-    def __init__(self, capacity_bytes: int, *, headroom: Callable[[], tuple[int, str]] = headroom) -> None:
+    def __init__(
+        self,
+        capacity_bytes: int,
+        *,
+        headroom: Callable[[], tuple[int, str]] = headroom,
+        scratch_dir: str | None = None,
+    ) -> None:
         self.capacity = capacity_bytes // GRANULE * GRANULE
         if self.capacity <= 0:
             raise LimitError(f"no memory is left for buffers ({capacity_bytes} bytes): raise --mem-limit")
@@ -116,9 +135,16 @@ class Slab:
             self._fd = _memfd()
         except OSError as exc:
             raise LimitError(f"can't make a buffer in memory ({exc.strerror}): lower --mem-limit") from exc
+        self.overflow = None if scratch_dir is None else open_overflow(scratch_dir, self.capacity)
+        behind = overflow_bytes() if self.overflow is not None else 0
+        self.extent = self.capacity + behind
         try:
-            os.ftruncate(self._fd, self.capacity)
-            self._map = mmap.mmap(self._fd, self.capacity)
+            # As long as the mapping, though nothing of it is ever used behind the capacity.
+            os.ftruncate(self._fd, self.extent)
+            self._map = mmap.mmap(self._fd, self.extent)
+            if self.overflow is not None:
+                start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+                self.overflow.attach(start + self.capacity, behind)
         except OSError as exc:
             os.close(self._fd)
             raise LimitError(
@@ -128,6 +154,7 @@ class Slab:
         self._map.madvise(mmap.MADV_DONTDUMP)
         self.ledger = Ledger(self.capacity)
         self.ceiling = self.capacity
+        self.low = 0
         self._backed = bytearray(self.capacity // GRANULE)
         self._blocks: dict[int, tuple[int, int, str]] = {}  # offset → bytes asked for, bytes taken, owner
         self._sizes: dict[int, int] = {0: self.capacity}  # free extents: offset → bytes
@@ -155,13 +182,13 @@ class Slab:
         """Length of the largest free extent, bytes."""
         return self._by_size[-1][0] if self._by_size else 0
 
-    def fits(self, nbytes: int) -> bool:
+    def fits(self, nbytes: int, low: bool = False) -> bool:
         """Whether ``alloc(nbytes)`` would find a place."""
-        return self._find(nbytes) is not None
+        return self._find(nbytes, low) is not None
 
-    def would_fit(self, nbytes: int, without: Iterable[BlockRef]) -> bool:
+    def would_fit(self, nbytes: int, without: Iterable[BlockRef], low: bool = False) -> bool:
         """Whether ``alloc(nbytes)`` would find a place if those blocks were free."""
-        if self.fits(nbytes):
+        if self.fits(nbytes, low):
             return True
         taken, step = _footprint(nbytes), _PAGE if nbytes >= _LARGE else _ALIGN
         blocks = [(ref.offset, self._entry(ref)[0]) for ref in without]
@@ -173,7 +200,7 @@ class Slab:
             if offset != end:
                 start = offset
             end = offset + size
-            if _round_up(start, step) + taken <= end:
+            if _round_up(start if low else max(start, self.low), step) + taken <= end:
                 return True
         return False
 
@@ -183,7 +210,7 @@ class Slab:
 
     # Lending
 
-    def alloc(self, nbytes: int, owner: str) -> BlockRef:
+    def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """Lend a block; its content is undefined.
 
         Parameters
@@ -191,6 +218,8 @@ class Slab:
         nbytes : int
         owner : str
             Account of the ledger it is entered under.
+        low : bool
+            It may lie below ``low``.
 
         Returns
         -------
@@ -205,7 +234,7 @@ class Slab:
             If the machine has less memory left than the limit promised.
         """
         self._check_owner()
-        place = self._find(nbytes)
+        place = self._find(nbytes, low)
         if place is None:
             raise SlabFull(nbytes, self.free_bytes, self.largest_free())
         extent, start = place
@@ -219,9 +248,17 @@ class Slab:
         self._mark(start, taken)
         return BlockRef(start, nbytes)
 
+    def alloc_behind(self, nbytes: int) -> BlockRef | None:
+        """A block that may lie on a disk; None if there is no such place."""
+        self._check_owner()
+        return None if self.overflow is None else self.overflow.alloc(nbytes)
+
     def free(self, ref: BlockRef) -> None:
         """Take a block back; ValueError if it isn't lent out (any more)."""
         self._check_owner()
+        if self.overflow is not None and ref in self.overflow:
+            self.overflow.free(ref)
+            return
         taken, owner = self._entry(ref)
         del self._blocks[ref.offset]
         self.ledger.refund(owner, taken)
@@ -277,6 +314,10 @@ class Slab:
         self.shrink()
         return lowered
 
+    def raise_ceiling(self, nbytes: int) -> None:
+        """Lend `nbytes` more again."""
+        self.ceiling = min(self.ceiling + nbytes, self.capacity)
+
     def shrink(self) -> int:
         """Give the memory of free extents back to the kernel; the number of bytes given."""
         self._check_owner()
@@ -317,6 +358,8 @@ class Slab:
             return
         os.close(self._fd)
         self._fd = -1
+        if self.overflow is not None:
+            self.overflow.close()
         try:
             self._map.close()
         except BufferError:
@@ -336,21 +379,25 @@ class Slab:
             raise ValueError(f"{ref} isn't lent out")
         return taken, owner
 
-    def _find(self, nbytes: int) -> tuple[int, int] | None:
+    def _find(self, nbytes: int, low: bool) -> tuple[int, int] | None:
         """Extent and start of the place for a block."""
         if nbytes < 0:
             raise ValueError(f"a block of {nbytes} bytes")
         taken = _footprint(nbytes)
         if self.used + taken > self.ceiling:
             return None
-        if nbytes < _LARGE:
-            for extent in reversed(self._by_offset):
-                if self._sizes[extent] >= taken:
-                    return extent, extent + self._sizes[extent] - taken
+        if low:
+            for size, extent in self._by_size[bisect_left(self._by_size, (taken, 0)) :]:
+                start = _round_up(extent, _PAGE)
+                if start + taken <= extent + size:
+                    return extent, start
             return None
-        for size, extent in self._by_size[bisect_left(self._by_size, (taken, 0)) :]:
-            start = _round_up(extent, _PAGE)
-            if start + taken <= extent + size:
+        step = _PAGE if nbytes >= _LARGE else _ALIGN
+        for extent in reversed(self._by_offset):
+            start = (extent + self._sizes[extent] - taken) // step * step
+            if start < self.low:
+                return None
+            if start >= extent:
                 return extent, start
         return None
 

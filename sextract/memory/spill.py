@@ -56,7 +56,7 @@ def scratch_folder(chosen: str = "") -> str:
     )
 
 
-def _open_unlinked(folder: str) -> int:
+def open_unlinked(folder: str) -> int:
     """A file without a name."""
     try:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -67,6 +67,14 @@ def _open_unlinked(folder: str) -> int:
         fd, path = tempfile.mkstemp(prefix="sextract-", dir=folder)
         os.unlink(path)
         return fd
+
+
+def explain_scratch(exc: OSError, folder: str, nbytes: int) -> OutputError:
+    """A failed write of scratch as an error for the user."""
+    return OutputError(
+        f"can't write {nbytes} bytes of scratch in {folder} ({exc.strerror}): free some space, "
+        f"name another folder with --scratch, or raise --mem-limit"
+    )
 
 
 class Spill:
@@ -86,7 +94,7 @@ class Spill:
     def __init__(self, folder: str = "") -> None:
         self._folder = scratch_folder(folder)
         try:
-            self._fd = _open_unlinked(self._folder)
+            self._fd = open_unlinked(self._folder)
         except OSError as exc:
             raise OutputError(f"can't make a scratch file in {self._folder} (--scratch): {exc.strerror}") from exc
         self._behind = WriteBehind(self._fd)
@@ -122,10 +130,7 @@ class Spill:
             except OSError as exc:
                 if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
                     raise
-                raise OutputError(
-                    f"can't write {view.nbytes} bytes of scratch in {self._folder} ({exc.strerror}): free some space, "
-                    f"name another folder with --scratch, or raise --mem-limit"
-                ) from exc
+                raise explain_scratch(exc, self._folder, view.nbytes) from exc
             self._behind.wrote(offset, view.nbytes)
 
     def get(self, offset: int, nbytes: int, out: Bytes) -> None:

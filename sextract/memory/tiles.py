@@ -65,6 +65,11 @@ class TileManager:
     def __len__(self) -> int:
         return len(self._tiles)
 
+    @property
+    def used(self) -> int:
+        """Bytes of the slab that tiles take."""
+        return self._slab.ledger.account(self._owner).now
+
     def reserve(self, key: TileKey, nbytes: int) -> BlockRef:
         """A block for a tile about to be filled, at the expense of older tiles.
 
@@ -75,15 +80,15 @@ class TileManager:
         """
         if key in self._tiles:
             raise ValueError(f"tile {key} is held already")
-        ref = self.alloc(nbytes, self._owner)
+        ref = self.alloc(nbytes, self._owner, low=True)
         self._tiles[key] = _Tile(ref)
         return ref
 
-    def alloc(self, nbytes: int, owner: str) -> BlockRef:
+    def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything else, at the expense of older tiles; whoever gets it frees it in the slab."""
-        if not self.make_room(nbytes):
+        if not self.make_room(nbytes, low):
             raise SlabFull(nbytes, self._slab.free_bytes, self._slab.largest_free())
-        return self._slab.alloc(nbytes, owner)
+        return self._slab.alloc(nbytes, owner, low)
 
     def seal(self, key: TileKey) -> None:
         """The tile is complete; readers may have it, nobody writes it any more."""
@@ -138,20 +143,18 @@ class TileManager:
             freed += ref.nbytes
         return freed
 
-    def make_room(self, nbytes: int) -> bool:
+    def make_room(self, nbytes: int, low: bool = False) -> bool:
         """Evict idle tiles, least recently used first, until `nbytes` fit; False, and none evicted, if they can't."""
-        if self._slab.fits(nbytes):
+        if self._slab.fits(nbytes, low):
             return True
-        if not self._could_fit(nbytes):
+        # Tiles wholly where the block mustn't lie are of no use to it.
+        floor = 0 if low else self._slab.low
+        idle = [key for key, tile in self._tiles.items() if tile.idle and tile.ref.offset + tile.ref.nbytes > floor]
+        if not self._slab.would_fit(nbytes, [self._tiles[key].ref for key in idle], low):
             return False
-        for key in [key for key, tile in self._tiles.items() if tile.idle]:
+        for key in idle:
             self._slab.free(self._tiles.pop(key).ref)
             self.evictions += 1
-            if self._slab.fits(nbytes):
+            if self._slab.fits(nbytes, low):
                 return True
-        return self._slab.fits(nbytes)
-
-    def _could_fit(self, nbytes: int) -> bool:
-        """Whether a block would fit with every idle tile gone."""
-        idle = [tile.ref for tile in self._tiles.values() if tile.idle]
-        return self._slab.would_fit(nbytes, idle)
+        return self._slab.fits(nbytes, low)

@@ -29,6 +29,11 @@ def _sync(fd: int, offset: int, nbytes: int, wait: bool) -> None:
         os.fdatasync(fd)
 
 
+def start_writing(fd: int, offset: int, nbytes: int) -> None:
+    """Have the kernel begin to write what is dirty in a range."""
+    _sync(fd, offset, nbytes, wait=False)
+
+
 def drop(fd: int, offset: int, nbytes: int) -> None:
     """Drop clean pages of a range from the page cache."""
     try:

@@ -94,7 +94,7 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         writer = stack.enter_context(
             open_writer(settings.output.catalog_type, settings.output.catalog_name, output_columns(settings), facts)
         )
-        slab = Slab(limit)
+        slab = Slab(limit, scratch_dir=settings.resources.scratch_dir)
         stack.callback(slab.close)
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks)
         backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan)
@@ -105,8 +105,6 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         slab.restrict(fitted.budget.slab)
         reporter.detail(", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in fitted.budget.lines()))
         work = Run(images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, in_memory.catalogue)
-        scratch = max(layout.scratch_bytes for layout in fitted.layouts)
-        work.scratch = tuple(slab.alloc(scratch, "scratch") for _ in range(backend.workers))
         detected = sum(_extension(work, k, layout, started) for k, layout in enumerate(fitted.layouts))
         gauge.exact()
     seconds = time.monotonic() - started

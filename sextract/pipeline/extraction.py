@@ -21,7 +21,7 @@ from sextract.detection import _components
 from sextract.errors import InputError, LimitError
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import Lease, TileKey
-from sextract.pipeline.layout import Layout
+from sextract.pipeline.layout import Layout, first_runs
 from sextract.pipeline.measuring import Measuring
 from sextract.pipeline.plan import Run
 from sextract.pipeline.sources import SourceTable
@@ -94,8 +94,10 @@ class Extraction:
     def measure_background(self) -> Frame:
         """Pass 1: the background, and what follows from it."""
         layout, grid = self.layout, self.layout.mesh
+        self.slab.low = layout.low_bytes
+        scratch = tuple(self.desk.keep(layout.scratch_bytes, "scratch") for _ in range(self.desk.backend.workers))
         maps = self.desk.keep(layout.mesh_bytes, "background")
-        self.setup = Setup(self.desk.extension, grid, maps, self.grid, self.run.scratch)
+        self.setup = Setup(self.desk.extension, grid, maps, self.grid, scratch)
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         cells = layout.mesh_cells
         across = range(0, grid.nx, cells[1])
@@ -106,9 +108,9 @@ class Extraction:
                 self.desk.submit(Kind.MESH, pack(*todo.popleft()), self._meshed)
             self.desk.wait()
         background = self.run.attach_background(maps, grid)
-        scratch = self.desk.alloc(layout.complete_bytes, "background")
-        background.complete(self.settings.background, self.desk.view(scratch, np.dtype(np.uint8), layout.complete_bytes))
-        self.slab.free(scratch)
+        work = self.desk.store.alloc(layout.complete_bytes, "background")
+        background.complete(self.settings.background, self.desk.view(work, np.dtype(np.uint8), layout.complete_bytes))
+        self.slab.free(work)
         if not np.isfinite(background.mean) or not np.isfinite(background.global_rms):
             self._without_background(background)
         elif background.mostly_constant:
@@ -159,7 +161,7 @@ class Extraction:
         self.bands: dict[int, Band] = {}
         self.next_tile = self.next_band = 0
         labels = self.desk.keep(2 * (g.width // 2 + 2) * _components.LABEL_BYTES, "components")
-        self.pool = self._pool(4 * g.width + 4096, g.width + 1024)
+        self.pool = self._pool(*self.layout.pool)
         u1, minarea = np.dtype(np.uint8), self.settings.detection.minarea
         self.components = _components.Components(*self._pool_views(), self.desk.view(labels, u1, labels.nbytes), minarea)
         self.components.parents = self.run.parents
@@ -177,6 +179,8 @@ class Extraction:
             g.height,
             lambda s: self.run.reach_rows(s, g.height),
         )
+        # What is lent out while nothing waits for its turn.
+        self.idle = self.slab.used - self.tiles.used
         self.measuring = Measuring(self.desk, self.table, self._final_row, lambda: self.scanned and not self.blends)
 
     def _pool(self, pieces: int, components: int) -> tuple[BlockRef, BlockRef]:
@@ -217,7 +221,7 @@ class Extraction:
         rows, columns = g.tile(ty, tx).shape
         key: TileKey = (self.desk.extension, ty, tx)
         try:
-            runs = self.desk.alloc(runs_block_bytes(g.rows, rows * (columns // 24 + 1) + columns // 2 + 1), "runs")
+            runs = self.desk.alloc_for_task(runs_block_bytes(g.rows, first_runs(rows, columns)), "runs")
         except SlabFull:
             return False
         block = self.desk.reserve_tile(key)
@@ -231,8 +235,7 @@ class Extraction:
 
     def _crowded(self) -> bool:
         """Whether what waits for its turn fills half of the slab, so that the scan had better wait as well."""
-        tiles = self.slab.ledger.accounts().get("tiles")
-        return self.slab.used - (tiles.now if tiles is not None else 0) > self.slab.capacity // 2
+        return self.slab.used - self.tiles.used - self.idle > (self.slab.capacity - self.layout.low_bytes - self.idle) // 2
 
     def _scanned(self, key: TileKey, ref: BlockRef, runs: BlockRef, reply: Reply) -> None:
         done, nruns, bad = reply.tolist()
@@ -333,7 +336,7 @@ class Extraction:
         except SlabFull:
             return False
         try:
-            scratch = self.desk.alloc(part.scratch_bytes, "giant") if part.scratch_bytes else BlockRef(0, 0)
+            scratch = self.desk.alloc_for_task(part.scratch_bytes, "giant", low=True) if part.scratch_bytes else BlockRef(0, 0)
         except SlabFull:
             self.slab.free(out)
             return False

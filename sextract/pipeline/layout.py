@@ -15,13 +15,12 @@ from sextract.background.surface import Background
 from sextract.config.settings import Settings
 from sextract.detection import _components
 from sextract.errors import LimitError
-from sextract.measurement.measure import MARGIN, MEASUREMENTS
+from sextract.measurement.measure import MEASUREMENTS
 from sextract.measurement.sky import lacks_celestial
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, Budget, size_text
 from sextract.pipeline.stages import READ_BYTES, Plan, reading_bytes, runs_block_bytes
 from sextract.reading.source import ImageInfo
-from sextract.records import FRAGMENT, SOURCE
 
 # A tile is read in one go and stays in a core's cache while it is filtered.
 TILE_BYTES = 2 * MIB
@@ -32,11 +31,11 @@ CELL_TARGET = MIB
 # What a pixel of a footprint needs while it is split: values, owner, tree, the sources it becomes.  Measured on footprints of
 # a million pixels: 28 for the work (43 of unfiltered noise, where every third pixel is a peak), 4 for the sources.
 FOOTPRINT_PIXEL_BYTES, UNFILTERED_PIXEL_BYTES = 32, 48
-# Sources that CLEAN may still look at: one in 500 pixels (a very crowded field) takes 264 bytes, twice while the table
-# grows, and the fragments of its pixels.
-WINDOW_BYTES_PER_PIXEL = 2
-# The answers of tasks on the way, CLEAN's tables, the first tables of sources and fragments.
-TASK_BYTES, TABLE_BYTES = MIB, MIB
+# The answers of tasks on the way, CLEAN's tables, the first tables of sources and fragments.  What crowding needs beyond that
+# is found when it comes, on disk if need be.
+TASK_BYTES, TABLE_BYTES = MIB, 3 * MIB // 2
+# Rows of a giant's window that are walked through at a time, mirrored ones included: few where room is short.
+FEW_ROWS, MANY_ROWS = 16, 64
 
 # What the processes hold after their imports and a first task each, measured with CPython 3.11 and numpy 2.4 and rounded up:
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
@@ -62,8 +61,12 @@ class Layout:
         Of each worker.
     giant_bytes : int
         What the largest footprint that is split may need.
+    low_bytes : int
+        Of the slab, for that footprint and for tiles alone.
     tile_bytes : int
-        A tile with its halo and the most runs it can have.
+        A tile with its halo.
+    pool : tuple of int
+        Pieces and components to begin with.
     need_bytes : int
         The smallest slab that can do the work.
     """
@@ -75,7 +78,9 @@ class Layout:
     complete_bytes: int
     scratch_bytes: int
     giant_bytes: int
+    low_bytes: int
     tile_bytes: int
+    pool: tuple[int, int]
     need_bytes: int
 
 
@@ -117,34 +122,33 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     strip = max(4 * info.width * (2 * halo_y + 1), READ_BYTES)
     cell = 4 * mesh.cell_height * mesh.cell_width
     held_cell = min(cell, max(CELL_TARGET, slab_bytes // (16 * workers)))
-    # A giant's window is walked in strips of some rows, each with its mirror and a mask.
-    giant_rows = 5 * min(32 * MARGIN * info.width, info.width * info.height)
-    least = reading + strip + MIB + max(SCRATCH_BYTES + max(held_cell, 4 * info.width), 4 * tiles.columns, giant_rows)
+    window_rows = min(max(slab_bytes // (320 * workers * info.width), FEW_ROWS), MANY_ROWS, info.height)
+    walked = 5 * window_rows * info.width
+    least = reading + strip + MIB + max(SCRATCH_BYTES + max(held_cell, 4 * info.width), 4 * tiles.columns, walked)
     scratch = max(least, min(SCRATCH_TARGET + strip + reading, slab_bytes // (12 * workers)))
-    block = 4 * (tiles.rows + 2 * halo_y) * min(tiles.columns + 2 * halo_x, info.width)
-    tile_bytes = block + runs_block_bytes(tiles.rows, tiles.rows * (tiles.columns // 2 + 1))
-    joining = (4 * info.width + 4096) * _components.PIECE_BYTES + (info.width + 1024) * _components.COMPONENT_BYTES
-    joining += (info.width + 4) * _components.LABEL_BYTES + (2 * tile_bytes if tiles.across > 1 else 0)
+    tile_bytes = 4 * (tiles.rows + 2 * halo_y) * min(tiles.columns + 2 * halo_x, info.width)
+    runs = runs_block_bytes(tiles.rows, first_runs(tiles.rows, tiles.columns))
+    pool = info.width // 4 + 4096, info.width // 8 + 1024
+    joining = pool[0] * _components.PIECE_BYTES + pool[1] * _components.COMPONENT_BYTES
+    joining += (info.width + 4) * _components.LABEL_BYTES
     giant = giant_bytes(info, settings)
-    passing = workers * (tile_bytes + TASK_BYTES) + (giant if giant > scratch else 0)
-    passing += joining + _window_bytes(info, settings) + TABLE_BYTES
+    low = max(workers * tile_bytes, giant if giant > scratch else 0)
+    passing = low + workers * (runs + TASK_BYTES) + joining + TABLE_BYTES
     maps, complete = Background.storage_bytes(mesh), Background.complete_scratch_bytes(mesh)
     need = maps + workers * scratch + max(complete, passing)
     cells = _cells_at_once(mesh, scratch - reading, workers)
-    return Layout(mesh, tiles, cells, maps, complete, scratch, giant, tile_bytes, need)
+    return Layout(mesh, tiles, cells, maps, complete, scratch, giant, low, tile_bytes, pool, need)
+
+
+def first_runs(rows: int, columns: int) -> int:
+    """Runs that a tile gets room for at first; a crowded one gets more."""
+    return rows * (columns // 24 + 1) + columns // 2 + 1
 
 
 def giant_bytes(info: ImageInfo, settings: Settings) -> int:
     """What the largest footprint that is split may need."""
     pixels = min(settings.deblending.max_footprint_px, info.width * info.height)
     return pixels * (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES)
-
-
-def _window_bytes(info: ImageInfo, settings: Settings) -> int:
-    """Sources between deblending and the catalogue, in a crowded field."""
-    rows = settings.deblending.clean_reach_rows if settings.deblending.clean else 0
-    sources = WINDOW_BYTES_PER_PIXEL * info.width * min(rows + 64, info.height)
-    return max(sources, 64 * (SOURCE.itemsize + FRAGMENT.itemsize))
 
 
 def _cells_at_once(mesh: MeshGrid, room: int, workers: int) -> tuple[int, int]:

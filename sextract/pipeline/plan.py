@@ -77,8 +77,6 @@ class Run:
     ----------
     images, settings, plan, checks, writer, slab, tiles, backend, gauge, reporter, progress
         See their classes.
-    scratch : tuple of BlockRef
-        Of each worker.
     parents : int
         Last ID_PARENT given; it goes on through extensions.
     barren : int
@@ -92,7 +90,6 @@ class Run:
         self.images, self.settings, self.plan, self.slab, self.backend = images, settings, plan, slab, backend
         self.gauge, self.writer, self.checks, self.reporter = gauge, writer, checks, reporter
         self.tiles = TileManager(slab)
-        self.scratch: tuple[BlockRef, ...] = ()
         self.parents = 0
         self.barren = 0
         self.paints = "SEGMENTATION" in checks

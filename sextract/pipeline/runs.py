@@ -41,7 +41,7 @@ class RunStore:
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._spill: Spill | None = None
 
-    def alloc(self, nbytes: int, owner: str) -> BlockRef:
+    def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything, at the expense of idle tiles, then of runs that nobody reads.
 
         Raises
@@ -51,17 +51,35 @@ class RunStore:
         nbytes = max(nbytes, 64)
         while True:
             try:
-                return self._tiles.alloc(nbytes, owner)
+                return self._tiles.alloc(nbytes, owner, low)
             except SlabFull:
                 if not self._spill_one():
                     raise
+
+    def alloc_somewhere(self, nbytes: int, owner: str) -> BlockRef:
+        """The same for what can't wait: where there is no room, behind the slab.
+
+        Raises
+        ------
+        SlabFull
+            There is no room there either.
+        OutputError
+            The disk is full.
+        """
+        try:
+            return self.alloc(nbytes, owner)
+        except SlabFull:
+            ref = self._slab.alloc_behind(nbytes)
+            if ref is None:
+                raise
+            return ref
 
     def settle(self, ref: BlockRef, nbytes: int, owner: str) -> BlockRef:
         """The first bytes of a block in one of their size, which lies where it doesn't cut the room for large ones.
 
         The block itself is still the caller's to free.
         """
-        small = self.alloc(nbytes, owner)
+        small = self.alloc_somewhere(nbytes, owner)
         self._slab.bytes_view(small.offset, nbytes)[:] = self._slab.bytes_view(ref.offset, nbytes)
         return small
 
@@ -71,7 +89,7 @@ class RunStore:
 
     def bring_back(self, place: int, nbytes: int, owner: str) -> BlockRef:
         """A block with what was put away."""
-        ref = self.alloc(nbytes, owner)
+        ref = self.alloc_somewhere(nbytes, owner)
         self._scratch().get(place, nbytes, self._slab.bytes_view(ref.offset, nbytes))
         return ref
 

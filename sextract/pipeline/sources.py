@@ -69,7 +69,7 @@ class SourceTable:
     ) -> None:
         self.store, self.slab, self.bytes, self.reach = store, slab, slab_bytes, reach
         detection, deblending = settings.detection, settings.deblending
-        self._kept = [store.alloc(4 * HEADS, "clean"), store.alloc(4 * FOUND, "clean")]
+        self._kept = [store.alloc_somewhere(4 * HEADS, "clean"), store.alloc_somewhere(4 * FOUND, "clean")]
         heads, found = (self._view(ref, np.dtype(np.int32), n) for ref, n in zip(self._kept, (HEADS, FOUND), strict=True))
         lag = detection.kernel.shape[0] // 2 if detection.kernel is not None else -1
         self.cleaner = _clean.Cleaner(
@@ -80,7 +80,7 @@ class SourceTable:
         self._follow_ref: BlockRef | None = None
         self.base = 0
         self._grow(2048)
-        self._freed_ref = store.alloc(FRAGMENT.itemsize * 4096, "clean")
+        self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * 4096, "clean")
         self._nfreed = 0
         self._portions: list[tuple[int, int]] = []
         self.numbered = self.batched = 0
@@ -103,7 +103,8 @@ class SourceTable:
 
     def _grow(self, capacity: int) -> None:
         count = self.count
-        table, follow = self.store.alloc(capacity * SOURCE.itemsize, "sources"), self.store.alloc(4 * capacity, "sources")
+        table = self.store.alloc_somewhere(capacity * SOURCE.itemsize, "sources")
+        follow = self.store.alloc_somewhere(4 * capacity, "sources")
         new = self._view(table, SOURCE, capacity)
         if self._table_ref is not None and self._follow_ref is not None:
             new[:count] = self._table[:count]
@@ -152,7 +153,7 @@ class SourceTable:
             self._grow_freed(max(2 * room, self._nfreed + more))
 
     def _grow_freed(self, room: int) -> None:
-        new, n = self.store.alloc(room * FRAGMENT.itemsize, "clean"), self._nfreed * FRAGMENT.itemsize
+        new, n = self.store.alloc_somewhere(room * FRAGMENT.itemsize, "clean"), self._nfreed * FRAGMENT.itemsize
         self.bytes[new.offset : new.offset + n] = self.bytes[self._freed_ref.offset : self._freed_ref.offset + n]
         self.slab.free(self._freed_ref)
         self._freed_ref = new

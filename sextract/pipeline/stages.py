@@ -122,7 +122,7 @@ class Stages:
         self, slot: int, slab: Slab, images: Sequence[ImageSource], settings: Settings, plan: Plan, checks: CheckImages
     ) -> None:
         self.slot, self.slab, self.images, self.settings, self.plan, self.checks = slot, slab, images, settings, plan, checks
-        self.bytes = np.frombuffer(slab.bytes_view(0, slab.capacity), np.uint8)
+        self.bytes = np.frombuffer(slab.bytes_view(0, slab.extent), np.uint8)
         self.floats = self.bytes[: len(self.bytes) // 4 * 4].view(np.float32)
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
@@ -138,7 +138,11 @@ class Stages:
         }
 
     def __call__(self, kind: int, payload: bytes) -> bytes:
-        return self.handlers[kind](payload)
+        try:
+            return self.handlers[kind](payload)
+        finally:
+            if self.slab.overflow is not None:
+                self.slab.overflow.drop()
 
     def warm(self, payload: bytes) -> bytes:
         """Run every family once on a made-up star, so that what this process shares no longer with its template is known."""

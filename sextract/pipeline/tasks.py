@@ -44,26 +44,31 @@ class Desk:
         self.slab, self.tiles, self.backend, self.settings = run.slab, run.tiles, run.backend, run.settings
         self.info = run.images[extension].info
         self.grid = layout.tiles
-        self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.capacity), np.uint8)
+        self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.extent), np.uint8)
         self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir)
         self._callbacks: dict[int, tuple[Callable[[Reply], None], Callable[[str], None]]] = {}
         self._kept: list[BlockRef] = []
 
     def alloc(self, nbytes: int, owner: str) -> BlockRef:
-        """A block, at the expense of tiles and runs that nobody reads; SlabFull if there is no room."""
-        return self.store.alloc(nbytes, owner)
+        """A block for an answer, which can't wait: behind the slab if there is no room in it."""
+        return self.store.alloc_somewhere(nbytes, owner)
 
-    def alloc_for_task(self, nbytes: int, owner: str) -> BlockRef:
-        """A block for a new task, which leaves room for the answers of those that run."""
-        ref = self.alloc(nbytes, owner)
-        if self._callbacks and not self.tiles.make_room(SPARE_BYTES):
+    def alloc_for_task(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
+        """A block for a new task, which leaves room for the answers of those that run; SlabFull if it had better wait.
+
+        If none runs there is nothing to wait for.
+        """
+        if not self.busy and not low:
+            return self.alloc(nbytes, owner)
+        ref = self.store.alloc(nbytes, owner, low)
+        if self.busy and not self.tiles.make_room(SPARE_BYTES):
             self.slab.free(ref)
             raise SlabFull(nbytes, self.slab.free_bytes, self.slab.largest_free())
         return ref
 
     def keep(self, nbytes: int, owner: str) -> BlockRef:
         """A block for as long as the extension lasts."""
-        ref = self.alloc(nbytes, owner)
+        ref = self.store.alloc(nbytes, owner)
         self._kept.append(ref)
         return ref
 
@@ -92,6 +97,8 @@ class Desk:
         """Take the answers that are there, or wait for one."""
         for result in self.backend.wait(0.2):
             self._answer(result)
+        if self.slab.overflow is not None:
+            self.slab.overflow.settle()
         self.run.sample()
 
     def _answer(self, result: Result) -> None:

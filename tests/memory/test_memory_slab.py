@@ -45,11 +45,25 @@ def test_alignment(slab: Slab, nbytes: int, alignment: int) -> None:
 
 
 def test_small_blocks_stay_out_of_the_gaps_of_large_ones(slab: Slab) -> None:
-    tiles = [slab.alloc(MIB, "tiles") for _ in range(3)]
+    tiles = [slab.alloc(MIB, "tiles", low=True) for _ in range(3)]
     slab.free(tiles[1])
-    small = slab.alloc(100, "small")
-    assert slab.alloc(MIB, "tiles") == tiles[1]
-    assert small.offset > tiles[2].offset
+    others = [slab.alloc(nbytes, "others") for nbytes in (100, 100_000)]
+    assert slab.alloc(MIB, "tiles", low=True) == tiles[1]
+    assert all(other.offset > tiles[2].offset for other in others)
+
+
+def test_what_is_low_is_for_tiles_alone(slab: Slab) -> None:
+    slab.low = 5 * MIB
+    other = slab.alloc(2 * MIB, "other")
+    assert other.offset >= 5 * MIB
+    for nbytes in (100, 2 * MIB):
+        assert slab.fits(nbytes) == (nbytes == 100)
+    assert not slab.would_fit(4 * MIB, [other])
+    assert slab.would_fit(2 * MIB, [other])
+    tile = slab.alloc(5 * MIB, "tiles", low=True)
+    assert tile.offset == 0
+    assert slab.would_fit(6 * MIB, [tile], low=True)
+    assert not slab.would_fit(2 * MIB, [tile])
 
 
 def test_pages_are_reserved_on_lending_recycled_and_given_back(slab: Slab) -> None:
@@ -112,7 +126,7 @@ def test_resize_down_gives_the_tail_back(slab: Slab) -> None:
 
 @pytest.mark.parametrize("wrong", [BlockRef(0, 99), BlockRef(64, 100)])
 def test_what_is_not_lent_out_cannot_come_back(slab: Slab, wrong: BlockRef) -> None:
-    ref = slab.alloc(70_000, "x")
+    ref = slab.alloc(70_000, "x", low=True)
     assert ref.offset == 0
     with pytest.raises(ValueError):
         slab.free(wrong)
@@ -158,7 +172,7 @@ def test_views_outlive_close(slab: Slab) -> None:
 
 
 def test_restrict_before_lending(slab: Slab) -> None:
-    low = slab.alloc(MIB, "x")
+    low = slab.alloc(MIB, "x", low=True)
     slab.restrict(3 * MIB + 5)
     assert slab.capacity == 3 * MIB
     assert slab.largest_free() == 2 * MIB
@@ -176,7 +190,7 @@ def test_restrict_before_lending(slab: Slab) -> None:
 
 
 def test_restrict_to_what_is_lent_out_leaves_nothing_free(slab: Slab) -> None:
-    slab.alloc(MIB, "x")
+    slab.alloc(MIB, "x", low=True)
     slab.restrict(MIB)
     assert slab.free_bytes == 0
     assert not slab.fits(1)
