@@ -23,8 +23,8 @@ from sextract.pipeline.stages import EATEN, Kind, pack
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
-# A task of about ten milliseconds.
-SOURCES_PER_TASK = 192
+# Sources looked at for a batch: no array made of them is large.
+LOOKED_AT = 2048
 
 # A source that looks this many rows away is set aside.
 FAR_ROWS = 256
@@ -35,8 +35,6 @@ WAITING_BATCHES = 16
 # Of the work, for the progress bar.
 MEASURE_SHARE = 0.6
 
-
-NOTHING = np.empty(0, EATEN)
 
 
 @dataclass(slots=True)
@@ -106,7 +104,7 @@ class Measuring:
     @property
     def behind(self) -> bool:
         """Whether several batches could go but for tiles or room: what is scanned now would only push theirs out."""
-        return self.table.numbered - self.table.batched > 4 * SOURCES_PER_TASK
+        return self.table.numbered - self.table.batched > 4 * self.run.sources_per_task
 
     def submit(self) -> bool:
         """Submit the next batch, or what of an earlier one had to wait; False if there is nothing, or no room."""
@@ -115,18 +113,18 @@ class Measuring:
             return True
         t = self.table
         t.settle(final)
-        rows = t.rows[t.batched : t.numbered]
+        rows, most = t.rows[t.batched : min(t.numbered, t.batched + LOOKED_AT)], self.run.sources_per_task
         alive = np.flatnonzero(rows["number"] > 0)
         if not len(alive):
-            t.batched = t.numbered
+            t.batched += len(rows)
             self._write()
-            return False
+            return t.batched < t.numbered and self.submit()
         far = rows["spare"][alive] - rows["y"][alive] > FAR_ROWS
         late = np.flatnonzero((np.minimum(rows["spare"][alive], self.grid.height) > final) & ~far)
         ready = int(late[0]) if len(late) else len(alive)
-        if ready == 0 or (ready < SOURCES_PER_TASK and not self._ending() and self.desk.busy):
+        if ready == 0 or (ready < most and len(rows) < LOOKED_AT and not self._ending() and self.desk.busy):
             return False
-        n = min(ready, SOURCES_PER_TASK)
+        n = min(ready, most)
         chosen, far, place = rows[alive[:n]], far[:n], np.arange(n)
         near = Some(chosen[~far], place[~far])
         first, last = t.base + t.batched, t.base + t.batched + int(alive[n - 1]) + 1
@@ -140,8 +138,8 @@ class Measuring:
         except SlabFull:
             self._drop(m)
             return False
-        eaten = t.eaten_by(first, last) if self.run.paints else NOTHING
-        if (len(near.sources) or len(eaten)) and not self._measure(m, near, final, eaten):
+        eaten = t.eaten_by(first, last) if self.run.paints else 0
+        if (len(near.sources) or eaten) and not self._measure(m, near, final, eaten):
             self._drop(m)
             return False
         t.batched = last - t.base
@@ -152,7 +150,7 @@ class Measuring:
         """Submit what had to wait and need not any more."""
         for m in self._batches:
             for k, some in enumerate(m.waiting):
-                if some.row <= final and self._measure(m, some, final, NOTHING):
+                if some.row <= final and self._measure(m, some, final, 0):
                     del m.waiting[k]
                     return True
         return False
@@ -192,35 +190,37 @@ class Measuring:
         self.desk.tiles.seal(key)
         self._loading.discard(key)
 
-    def _measure(self, m: Measured, some: Some, final: int, eaten: NDArray[Any]) -> bool:
-        """Submit sources of a batch, and what they have eaten to be painted; False if there is no room."""
+    def _measure(self, m: Measured, some: Some, final: int, neaten: int) -> bool:
+        """Submit sources of a batch, and, if it is to be painted, what the batch has eaten; False if there is no room."""
         g, n, sources = self.grid, len(some.sources), some.sources
         y0, y1 = self._rows_of(sources)
         # Whole rows of tiles may be looked at, so all that CLEAN freed in them is needed.
         top, bottom = y0 // g.rows * g.rows, ((y1 - 1) // g.rows + 1) * g.rows
-        freed = self.table.freed_between(top, bottom)
+        nfreed = self.table.freed_between(top, bottom)
         first, last = top // g.rows * g.across, bottom // g.rows * g.across
+        place_at = n * SOURCE.itemsize
+        eaten_at = place_at + 8 * n
+        freed_at = eaten_at + neaten * EATEN.itemsize
         try:
-            ref = self.desk.alloc_for_task(n * (SOURCE.itemsize + 8) + eaten.nbytes + freed.nbytes, "sources")
+            ref = self.desk.alloc_for_task(freed_at + nfreed * FRAGMENT.itemsize, "sources")
         except SlabFull:
             return False
         try:
-            runs = self.desk.store.pin(range(first, last))
+            runs = self.desk.store.pin(first, last)
         except SlabFull:
             self.desk.slab.free(ref)
             return False
         self.desk.view(ref, SOURCE, n)[:] = sources
-        at = n * SOURCE.itemsize
-        self.desk.view(ref, np.dtype(np.int64), n, at)[:] = some.place
-        self.desk.view(ref, EATEN, len(eaten), at + 8 * n)[:] = eaten
-        self.desk.view(ref, FRAGMENT, len(freed), at + 8 * n + eaten.nbytes)[:] = freed
+        self.desk.view(ref, np.dtype(np.int64), n, place_at)[:] = some.place
+        if neaten:
+            self.table.eaten_by(m.first, m.last, self.desk.view(ref, EATEN, neaten, eaten_at))
+        self.table.freed_between(top, bottom, self.desk.view(ref, FRAGMENT, nfreed, freed_at))
         lease = self.desk.pin(y0, y1)
         head = pack(
-            n, ref.offset, ref.offset + at, ref.offset + at + 8 * n + eaten.nbytes, len(freed), m.rows.offset, m.nrows,
-            top, min(final, bottom), ref.offset + at + 8 * n, len(eaten),
-            len(lease.refs), len(runs),
+            n, ref.offset, ref.offset + place_at, ref.offset + freed_at, nfreed, m.rows.offset, m.nrows, top,
+            min(final, bottom), ref.offset + eaten_at, neaten,
         )  # fmt: skip
-        payload = head + self.desk.tile_pairs(lease) + pack([v for pair in runs.items() for v in pair])
+        payload = head + self.desk.tile_pairs(lease)
         m.running += 1
         m.attached += some.own is None
 

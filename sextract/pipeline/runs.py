@@ -6,26 +6,22 @@ may look at their rows.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+import numpy as np
 
 from sextract.memory.slab import Slab, SlabFull
 from sextract.memory.spill import Spill
 from sextract.memory.tiles import TileManager
 from sextract.records import BlockRef
 
+# Of the table, for each tile: offset and bytes of its runs, place in the scratch file, pins, when it was last used.
+TILE_BYTES = 5 * 8
 
-@dataclass(slots=True)
-class _Block:
-    ref: BlockRef | None
-    nbytes: int
-    spilled: int = -1
-    pins: int = 0
+# Last use of what can't be put away: it isn't there, or someone reads it.
+_NEVER = 1 << 62
 
 
 class RunStore:
-    """Blocks of runs by tile index, least recently used first.
+    """Blocks of runs by tile index; the least recently used is put away first.
 
     Parameters
     ----------
@@ -34,11 +30,23 @@ class RunStore:
         Whose idle tiles go first when room is needed.
     scratch_dir : str
         Folder of the scratch file, which is made when it is first needed.
+    ntiles : int
+        How many tiles there will be.
+
+    Attributes
+    ----------
+    offsets : BlockRef
+        An int64 per tile, for workers: the byte offset of its runs in the slab, −1 if they aren't there.
     """
 
-    def __init__(self, slab: Slab, tiles: TileManager, scratch_dir: str) -> None:
+    def __init__(self, slab: Slab, tiles: TileManager, scratch_dir: str, ntiles: int) -> None:
         self._slab, self._tiles, self._folder = slab, tiles, scratch_dir
-        self._blocks: OrderedDict[int, _Block] = OrderedDict()
+        self._table = tiles.alloc(TILE_BYTES * ntiles, "runs")
+        table = slab.view(self._table, np.int64, (5, ntiles))
+        table[:4], table[4] = -1, _NEVER
+        self._offset, self._nbytes, self._spilled, self._pins, self._turn = table
+        self.offsets = BlockRef(self._table.offset, 8 * ntiles)
+        self._count = self._clock = 0
         self._spill: Spill | None = None
 
     def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
@@ -99,55 +107,63 @@ class RunStore:
         return self._spill
 
     def add(self, index: int, ref: BlockRef) -> None:
-        """Keep the runs of a tile."""
-        self._blocks[index] = _Block(ref, ref.nbytes)
+        """Keep the runs of the next tile."""
+        if index != self._count:
+            raise ValueError(f"runs of tile {index} come before those of tile {self._count}")
+        self._count += 1
+        self._offset[index], self._nbytes[index], self._pins[index] = ref.offset, ref.nbytes, 0
+        self._used(index)
 
-    def pin(self, indices: Iterable[int]) -> dict[int, int]:
-        """Have the runs of these tiles in the slab until `release`: tile → byte offset.
+    def _used(self, index: int) -> None:
+        self._clock += 1
+        self._turn[index] = self._clock
+
+    def pin(self, first: int, last: int) -> range:
+        """Have the runs of the tiles first <= index < last in the slab until `release`; those that there are.
 
         Raises
         ------
         SlabFull
             Nothing is pinned then.
         """
-        out: dict[int, int] = {}
-        try:
-            for index in indices:
-                block = self._blocks.get(index)
-                if block is None:
-                    continue
-                if block.ref is None:
-                    block.ref = self.bring_back(block.spilled, block.nbytes, "runs")
-                block.pins += 1
-                self._blocks.move_to_end(index)
-                out[index] = block.ref.offset
-        except SlabFull:
-            self.release(out)
-            raise
-        return out
+        last = min(last, self._count)
+        for index in range(first, last):
+            if self._offset[index] < 0:
+                try:
+                    ref = self.bring_back(int(self._spilled[index]), int(self._nbytes[index]), "runs")
+                except SlabFull:
+                    self.release(range(first, index))
+                    raise
+                self._offset[index] = ref.offset
+            self._pins[index] += 1
+            self._turn[index] = _NEVER
+        return range(first, last)
 
-    def release(self, indices: Iterable[int]) -> None:
+    def release(self, pinned: range) -> None:
         """Give pinned runs back."""
-        for index in indices:
-            self._blocks[index].pins -= 1
+        for index in pinned:
+            self._pins[index] -= 1
+            if self._pins[index] == 0:
+                self._used(index)
 
     def _spill_one(self) -> bool:
         """Move the least recently used block that nobody reads to the scratch file."""
-        for block in self._blocks.values():
-            if block.ref is None or block.pins:
-                continue
-            if block.spilled < 0:
-                block.spilled = self.put_away(block.ref)
-            self._slab.free(block.ref)
-            block.ref = None
-            return True
-        return False
+        index = int(self._turn.argmin())
+        if self._turn[index] == _NEVER:
+            return False
+        ref = BlockRef(int(self._offset[index]), int(self._nbytes[index]))
+        if self._spilled[index] < 0:
+            self._spilled[index] = self.put_away(ref)
+        self._slab.free(ref)
+        self._offset[index], self._turn[index] = -1, _NEVER
+        return True
 
     def close(self) -> None:
         """Let go of everything."""
-        for block in self._blocks.values():
-            if block.ref is not None:
-                self._slab.free(block.ref)
-        self._blocks.clear()
+        for index in range(self._count):
+            if self._offset[index] >= 0:
+                self._slab.free(BlockRef(int(self._offset[index]), int(self._nbytes[index])))
+        self._count = 0
+        self._slab.free(self._table)
         if self._spill is not None:
             self._spill.close()

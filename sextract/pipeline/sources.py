@@ -21,9 +21,6 @@ from sextract.pipeline.runs import RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
-# Marks an eaten source that has been painted, or whose eater is gone.
-GONE = -(1 << 62)
-
 # Entries of the hash table over the window, and neighbours that one source may have.
 HEADS = 16384
 FOUND = 65536
@@ -31,7 +28,12 @@ FOUND = 65536
 # Freed fragments whose first and last row are noted together.
 PORTION = 2048
 
+# Sources that are told their reach at a time: no array made of them is large.
+NUMBERED = 512
+
 Reach = Callable[[NDArray[Any]], NDArray[np.int64]]
+
+NO_FRAGMENTS, NO_EATEN = np.empty(0, FRAGMENT), np.empty(0, EATEN)
 
 
 class SourceTable:
@@ -164,13 +166,7 @@ class SourceTable:
         if n <= 0:
             return
         left = self.count - n
-        for first in range(0, left, 256):
-            last = min(first + 256, left)
-            self._table[first:last] = self._table[first + n : last + n]
-        moved = self._table[:left]
-        eaten = np.flatnonzero((moved["number"] < 0) & (moved["number"] > GONE))
-        eaters = -1 - moved["number"][eaten] - n
-        moved["number"][eaten] = np.where(eaters >= 0, -1 - eaters, GONE)
+        _clean.drop(self._table[: self.count], n)
         self.base += n
         self.numbered -= n
         self.batched -= n
@@ -180,50 +176,34 @@ class SourceTable:
         """Number what can't change any more, and note in ``spare`` down to which row each will look."""
         first = self.numbered
         self.numbered, self.number = self.cleaner.number(first, final_row, self.number)
-        new = self._table[first : self.numbered]
-        if len(new):
+        for start in range(first, self.numbered, NUMBERED):
+            new = self._table[start : min(start + NUMBERED, self.numbered)]
             new["spare"] = self.reach(new)
 
-    def freed_between(self, y0: int, y1: int) -> NDArray[Any]:
-        """FRAGMENTs of rows y0 <= y < y1 that CLEAN freed, sorted by row."""
+    def freed_between(self, y0: int, y1: int, out: NDArray[Any] = NO_FRAGMENTS) -> int:
+        """How many FRAGMENTs of rows y0 <= y < y1 CLEAN freed; `out`, if it has room for all, gets them sorted by row."""
         freed = self._view(self._freed_ref, FRAGMENT, self._nfreed)
         # Sources close in about the order of their rows, so few of the portions hold any of these.
         while (len(self._portions) + 1) * PORTION <= self._nfreed:
             rows = freed["y"][len(self._portions) * PORTION :][:PORTION]
             self._portions.append((int(rows.min()), int(rows.max())))
-        some = [freed[len(self._portions) * PORTION :]]
-        some += [
-            freed[k * PORTION : (k + 1) * PORTION] for k, (low, high) in enumerate(self._portions) if low < y1 and high >= y0
-        ]
-        some = [part[(part["y"] >= y0) & (part["y"] < y1)] for part in some]
-        found = np.concatenate(some)
-        return found[np.argsort(found["y"], kind="stable")]
-
-    def _eaters(self, upto: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows below `upto` that were eaten, and the row of who has them in the end."""
-        numbers = self._table["number"][: self.count]
-        index = np.flatnonzero((numbers[:upto] < 0) & (numbers[:upto] > GONE))
-        root = -1 - numbers[index]
-        while (deeper := numbers[root] < 0).any():
-            root[deeper] = -1 - numbers[root[deeper]]
-        return index, root
+        n = 0
+        for k, (low, high) in enumerate(self._portions):
+            if low < y1 and high >= y0:
+                n = _clean.freed_between(freed[k * PORTION : (k + 1) * PORTION], y0, y1, out, n)
+        n = _clean.freed_between(freed[len(self._portions) * PORTION :], y0, y1, out, n)
+        if n <= len(out):
+            _clean.sort_rows(out[:n])
+        return int(n)
 
     def kept_from(self, written: int) -> int:
         """Absolute place up to which rows are done with: all but those whose eater isn't written, if pixels are painted."""
-        index, root = self._eaters(written - self.base)
-        late = index[root >= written - self.base]
-        return self.base + int(late[0]) if len(late) else written
+        return self.base + int(_clean.first_eaten_later(self._table[: self.count], written - self.base))
 
-    def eaten_by(self, first: int, last: int) -> NDArray[Any]:
-        """What the sources at absolute places [first, last) have eaten, with their NUMBERs."""
-        index, root = self._eaters(self.count)
-        numbers = self._table["number"]
-        mine = (root >= first - self.base) & (root < last - self.base)
-        out = np.empty(int(mine.sum()), EATEN)
-        for name in ("fragments", "nfragments"):
-            out[name] = self._table[name][index[mine]]
-        out["number"] = numbers[root[mine]]
-        return out
+    def eaten_by(self, first: int, last: int, out: NDArray[Any] = NO_EATEN) -> int:
+        """How many the sources at absolute places [first, last) have eaten; what, with their NUMBERs, goes to `out` (EATEN)."""
+        rows = self._table[: self.count]
+        return int(_clean.eaten_by(rows, first - self.base, last - self.base, out.view(np.int64).reshape(-1, 3)))
 
     def release(self, written: int) -> None:
         """Free the fragments of rows before an absolute place."""
