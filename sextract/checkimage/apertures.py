@@ -105,7 +105,7 @@ class ApertureImage(CheckImage):
                 os.close(fd)
 
     def _outlines(self, ext: int) -> Iterator[NDArray[np.void]]:
-        """The outlines that were kept, in pieces of 64 KiB."""
+        """The outlines that were kept, in pieces."""
         piece = np.zeros(PIECE_BYTES // OUTLINE.itemsize, OUTLINE)
         with self.file.translated():
             if not os.path.exists(self._scratch(ext)):

@@ -11,7 +11,6 @@ hash of extension, x and y (`shared`), so that it depends on the pixel alone.
 
 from libc.math cimport M_PI, exp
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
-from libc.stdlib cimport qsort
 
 from sextract.background._nodes cimport node_value
 from sextract.deblending._shape cimport (
@@ -33,8 +32,9 @@ from sextract.deblending._shape cimport (
     shape,
 )
 from sextract.deblending._leaves cimport collect
+from sextract.deblending._order cimport Sort, order
 from sextract.deblending._tree cimport tree
-from sextract.deblending._work cimport Level, Node, Sort, Work, by_key, take_bytes
+from sextract.deblending._work cimport Level, Node, Work, take_bytes
 from sextract.detection._filter cimport filter_values
 from sextract.detection._lutz cimport Component, Label, Piece
 from sextract.memory._held cimport Held, held_copy
@@ -207,7 +207,7 @@ cdef class Deblender:
         for k in range(n):
             w.sort[k].key = (<int64_t>src[k].y << 32) | src[k].x0
             w.sort[k].index = <int32_t>k
-        qsort(w.sort, n, sizeof(Sort), by_key)
+        order(w.sort, n)
         for k in range(n):
             w.order[w.sort[k].index] = <int32_t>k
             w.raster[k].y = src[w.sort[k].index].y

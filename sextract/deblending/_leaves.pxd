@@ -1,10 +1,10 @@
 # The pixels of chosen branches, in the list order of a scan at their own levels.
 from libc.math cimport pow
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport qsort
 
+from sextract.deblending._order cimport order
 from sextract.deblending._shape cimport Pixels
-from sextract.deblending._work cimport Sort, Work, by_key, closing_key
+from sextract.deblending._work cimport Work, closing_key
 from sextract.detection._lutz cimport Lutz, lutz_drop, lutz_init, lutz_row
 from sextract.records cimport Footprint
 
@@ -37,7 +37,7 @@ cdef inline void collect(
             w.sort[next_leaf].index = w.nodes[i].chosen
             w.sort[next_leaf].value = w.nodes[i].level
             next_leaf += 1
-    qsort(w.sort, leaves, sizeof(Sort), by_key)
+    order(w.sort, leaves)
     next_leaf = 0
     lutz.pieces, lutz.components = w.pieces, w.components
     while next_leaf < leaves:

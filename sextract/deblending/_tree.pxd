@@ -1,10 +1,10 @@
 # The multi-threshold tree of a footprint: branches level by level, and which of them become sources.
 from libc.math cimport pow
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport qsort
 
 from sextract.deblending._shape cimport Pixels
-from sextract.deblending._work cimport MAX_BRANCHES, Blob, Level, Node, Sort, Work, by_key, find, take_bytes, unite
+from sextract.deblending._order cimport Sort, order
+from sextract.deblending._work cimport MAX_BRANCHES, Blob, Level, Node, Work, find, take_bytes, unite
 from sextract.records cimport Footprint
 
 
@@ -184,7 +184,7 @@ cdef inline int64_t tree(Work *w, const Footprint *f, float peak) noexcept nogil
             return -1
         if count == 0:
             break
-        qsort(w.sort, count, sizeof(Sort), by_key)
+        order(w.sort, count)
         for j in range(count):
             b = &w.blobs[w.sort[j].index]
             r = &w.next_level[b.last]

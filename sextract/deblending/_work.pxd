@@ -1,6 +1,7 @@
 # Scratch of one footprint while it is split, and the nouns of its tree.
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
+from sextract.deblending._order cimport Sort
 from sextract.deblending._shape cimport Facts, Pixels
 from sextract.detection._lutz cimport Component, Label, Piece
 from sextract.records cimport Run, Source
@@ -35,12 +36,6 @@ cdef struct Node:
     int32_t ok          # not split further up
     int32_t chosen      # which source it became, -1
     double flux
-
-cdef struct Sort:
-    int64_t key
-    int32_t index
-    int32_t value
-
 
 cdef struct Work:
     # Scratch of one footprint, and its tree.
@@ -78,11 +73,6 @@ cdef struct Work:
     int64_t npeaks
     int64_t max_nodes
     int64_t max_row_runs
-
-
-cdef inline int by_key(const void *a, const void *b) noexcept nogil:
-    cdef int64_t u = (<const Sort *>a).key, v = (<const Sort *>b).key
-    return (u > v) - (u < v)
 
 
 cdef inline void *take_bytes(Work *w, int64_t nbytes) noexcept nogil:

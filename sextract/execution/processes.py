@@ -32,6 +32,7 @@ from sextract.execution.messages import (
     BROADCAST,
     ERROR,
     HELLO,
+    RECEIVE_BYTES,
     TASK,
     Frame,
     FrameReader,
@@ -297,7 +298,7 @@ class ProcessBackend:
     def _receive(self, worker: _Worker) -> bool:
         """Read what is there; False if there is nothing (more)."""
         try:
-            data = worker.sock.recv(1 << 16)
+            data = worker.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return False
         except OSError:

@@ -26,7 +26,7 @@ from typing import NoReturn
 from sextract.errors import SextractError, WorkerError
 from sextract.execution.backend import HandlerFactory, call
 from sextract.execution.environment import die_with_parent, tune_heap
-from sextract.execution.messages import BROADCAST, ERROR, HELLO, REPLY, Frame, FrameReader, pack, pack_error
+from sextract.execution.messages import BROADCAST, ERROR, HELLO, RECEIVE_BYTES, REPLY, Frame, FrameReader, pack, pack_error
 
 # Parent → template: fork a worker for this slot, or kill the one with this process id.
 REQUEST = struct.Struct("<ii")
@@ -200,7 +200,7 @@ def serve(sock: socket.socket, handler_factory: HandlerFactory, slot: int) -> No
     with suppress(BrokenPipeError, ConnectionResetError):
         sock.sendall(pack(answer))
         while answer.type != ERROR or answer.ticket != NO_TICKET:
-            data = sock.recv(1 << 16)
+            data = sock.recv(RECEIVE_BYTES)
             if not data:
                 return
             for frame in reader.feed(data):

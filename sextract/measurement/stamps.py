@@ -6,6 +6,7 @@ as bad in a stamp, and what a measurement makes of it, is not decided here.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -134,5 +135,5 @@ class StampCutter(Cutter):
         """Freed pixels in the rows of a box; `freed` is sorted by row."""
         if not len(self.freed):
             return self.freed
-        a, b = np.searchsorted(self.freed["y"], (box.y0, box.y1))
-        return self.freed[a:b]
+        rows = self.freed["y"]
+        return self.freed[bisect_left(rows, box.y0) : bisect_left(rows, box.y1)]

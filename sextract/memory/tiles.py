@@ -131,6 +131,11 @@ class TileManager:
         else:
             self._slab.free(tile.ref)
 
+    def clear(self) -> None:
+        """Forget all tiles; nobody may read or write one."""
+        for key in list(self._tiles):
+            self.discard(key)
+
     def evict(self, nbytes: int) -> int:
         """Forget idle tiles, least recently used first, until that many bytes are free of them; how many were."""
         freed = 0

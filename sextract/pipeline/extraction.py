@@ -100,15 +100,17 @@ class Extraction:
         self.slab.low = layout.low_bytes
         scratch = tuple(self.desk.keep(layout.scratch_bytes, "scratch") for _ in range(self.desk.backend.workers))
         maps = self.desk.keep(layout.mesh_bytes, "background")
-        self.setup = Setup(self.desk.extension, grid, maps, self.grid, scratch)
+        self.setup = Setup(self.desk.extension, grid, maps, self.grid, scratch, self.desk.store.offsets)
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         cells = layout.mesh_cells
         across = range(0, grid.nx, cells[1])
         down = range(0, grid.ny, cells[0])
-        todo = deque((j, min(j + cells[0], grid.ny), i, min(i + cells[1], grid.nx)) for j in down for i in across)
-        while todo or self.desk.busy:
-            while todo and self.desk.backend.idle_slots() > 0:
-                self.desk.submit(Kind.MESH, pack(*todo.popleft()), self._meshed)
+        todo = ((j, min(j + cells[0], grid.ny), i, min(i + cells[1], grid.nx)) for j in down for i in across)
+        cells_left = next(todo, None)
+        while cells_left or self.desk.busy:
+            while cells_left and self.desk.backend.idle_slots() > 0:
+                self.desk.submit(Kind.MESH, pack(*cells_left), self._meshed)
+                cells_left = next(todo, None)
             self.desk.wait()
         background = self.run.attach_background(maps, grid)
         work = self.desk.store.alloc(layout.complete_bytes, "background")
@@ -121,7 +123,8 @@ class Extraction:
         if self.bad:
             self.run.reporter.warning(f"{self.bad} bad pixels (NaN, infinite or BLANK) are masked")
         frame = self.run.frame(self.info, background)
-        self.setup = replace(self.setup, frame=frame)
+        # Workers have the header from the file.
+        self.setup = replace(self.setup, frame=replace(frame, header=""))
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         return frame
 
@@ -181,6 +184,7 @@ class Extraction:
             g.width,
             g.height,
             g.rows,
+            g.across * g.down,
             lambda s: self.run.reach_rows(s, g.height),
         )
         # What is lent out while nothing waits for its turn.

@@ -19,7 +19,8 @@ from sextract.measurement.measure import MEASUREMENTS
 from sextract.measurement.sky import lacks_celestial
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, Budget, size_text
-from sextract.pipeline.stages import READ_BYTES, Plan, reading_bytes, runs_block_bytes
+from sextract.pipeline.runs import ENTRY_BYTES
+from sextract.pipeline.stages import READ_BYTES, Plan, held_bytes, reading_bytes, runs_block_bytes
 from sextract.reading.source import ImageInfo
 
 # A tile is read in one go and stays in a core's cache while it is filtered.
@@ -124,7 +125,7 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     kernel = settings.detection.kernel
     halo_y, halo_x = (0, 0) if kernel is None else (kernel.shape[0] // 2, kernel.shape[1] // 2)
     tiles = TileGrid(info.width, info.height, *_tile_shape(info, settings, workers, slab_bytes), halo_y, halo_x)
-    reading = reading_bytes(mesh)
+    reading = reading_bytes(mesh) + held_bytes(tiles)
     strip = max(4 * info.width * (2 * halo_y + 1), READ_BYTES)
     cell = 4 * mesh.cell_height * mesh.cell_width
     held_cell = min(cell, max(CELL_TARGET, slab_bytes // (16 * workers)))
@@ -141,7 +142,8 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     low = max(workers * tile_bytes, giant if giant > scratch else 0)
     passing = low + workers * (runs + TASK_BYTES) + joining + TABLE_BYTES
     maps, complete = Background.storage_bytes(mesh), Background.complete_scratch_bytes(mesh)
-    need = maps + workers * scratch + max(complete, passing)
+    entries = (tiles.across + 1) * tiles.down * ENTRY_BYTES + 16 * tiles.down
+    need = maps + entries + workers * scratch + max(complete, passing)
     cells = _cells_at_once(mesh, scratch - reading, workers)
     return Layout(mesh, tiles, cells, maps, complete, scratch, giant, low, tile_bytes, pool, need)
 

@@ -23,8 +23,8 @@ from sextract.pipeline.stages import EATEN, Kind, pack
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
-# A task of about ten milliseconds.
-SOURCES_PER_TASK = 192
+# Sources looked at for a batch: no array made of them is large.
+LOOKED_AT = 2048
 
 # A source that looks this many rows away is set aside.
 FAR_ROWS = 256
@@ -32,14 +32,8 @@ FAR_ROWS = 256
 # Batches that may wait in the slab for the rows before theirs.
 WAITING_BATCHES = 16
 
-# Rows of the table that are looked through for the next batch.
-MOST_LOOKED_AT = 4096
-
 # Of the work, for the progress bar.
 MEASURE_SHARE = 0.6
-
-
-NOTHING = np.empty(0, EATEN)
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +119,7 @@ class Measuring:
     @property
     def behind(self) -> bool:
         """Whether several batches could go but for tiles or room: what is scanned now would only push theirs out."""
-        return self.table.numbered - self.table.batched > 4 * SOURCES_PER_TASK
+        return self.table.numbered - self.table.batched > 4 * self.run.sources_per_task
 
     def submit(self) -> bool:
         """Submit the next batch, or a source that had to wait; False if there is nothing, or no room."""
@@ -141,10 +135,11 @@ class Measuring:
         far = rows["spare"][alive] - rows["y"][alive] > FAR_ROWS
         late = np.flatnonzero((np.minimum(rows["spare"][alive], self.grid.height) > final) & ~far)
         ready = int(late[0]) if len(late) else len(alive)
-        few = ready < SOURCES_PER_TASK and len(rows) < MOST_LOOKED_AT
+        most = self.run.sources_per_task
+        few = ready < most and len(rows) < LOOKED_AT
         if ready == 0 or (few and not self._ending() and self.desk.busy):
             return False
-        n = min(ready, SOURCES_PER_TASK)
+        n = min(ready, most)
         chosen, far, place = rows[alive[:n]], far[:n], np.arange(n)
         near = Some(chosen[~far], place[~far])
         first, last = t.base + t.batched, t.base + t.batched + int(alive[n - 1]) + 1
@@ -155,8 +150,8 @@ class Measuring:
             m.rows = self.desk.alloc_for_task(n * self.run.plan.row.itemsize, "rows")
         except SlabFull:
             return False
-        eaten = t.eaten_by(first, last) if self.run.paints else NOTHING
-        if (len(near.sources) or len(eaten)) and not self._measure(m, near, final, eaten):
+        eaten = t.eaten_by(first, last) if self.run.paints else 0
+        if (len(near.sources) or eaten) and not self._measure(m, near, final, eaten):
             self.desk.slab.free(m.rows)
             return False
         self._set_aside(m, chosen[far], place[far])
@@ -170,7 +165,7 @@ class Measuring:
         """Rows of the table that no batch has yet, some of them, and which of these weren't eaten."""
         t = self.table
         while True:
-            rows = t.rows[t.batched : min(t.numbered, t.batched + MOST_LOOKED_AT)]
+            rows = t.rows[t.batched : min(t.numbered, t.batched + LOOKED_AT)]
             alive = np.flatnonzero(rows["number"] > 0)
             if len(alive) or not len(rows):
                 return rows, alive
@@ -182,7 +177,7 @@ class Measuring:
             if aside.row <= final:
                 sources, places = self._views(aside)
                 k = slice(aside.next, aside.next + 1)
-                if not self._measure(aside.batch, Some(sources[k], places[k], aside), final, NOTHING):
+                if not self._measure(aside.batch, Some(sources[k], places[k], aside), final, 0):
                     return False
                 aside.next += 1
                 if aside.next == aside.n:
@@ -239,33 +234,33 @@ class Measuring:
         self.desk.tiles.seal(key)
         self._loading.discard(key)
 
-    def _measure(self, m: Measured, some: Some, final: int, eaten: NDArray[Any]) -> bool:
-        """Submit sources of a batch, and what they have eaten to be painted; False if there is no room."""
+    def _measure(self, m: Measured, some: Some, final: int, neaten: int) -> bool:
+        """Submit sources of a batch, and, if it is to be painted, what the batch has eaten; False if there is no room."""
         g, n, sources = self.grid, len(some.sources), some.sources
         y0, y1 = self._rows_of(sources)
         # Whole rows of tiles may be looked at, so all that CLEAN freed in them is needed.
         bands = range(y0 // g.rows, (y1 - 1) // g.rows + 1)
         top, bottom = bands.start * g.rows, bands.stop * g.rows
         nfreed = self.table.freed.count(bands)
-        first, last = bands.start * g.across, bands.stop * g.across
-        at = n * SOURCE.itemsize
-        eaten_at = at + 8 * n
-        freed_at = eaten_at + eaten.nbytes
+        place_at = n * SOURCE.itemsize
+        eaten_at = place_at + 8 * n
+        freed_at = eaten_at + neaten * EATEN.itemsize
         try:
             ref = self.desk.alloc_for_task(freed_at + nfreed * FRAGMENT.itemsize, "sources")
         except SlabFull:
             return False
-        runs = self.desk.store.pin(range(first, last))
+        runs = self.desk.store.pin(bands.start * g.across, min(bands.stop, g.down) * g.across)
         self.desk.view(ref, SOURCE, n)[:] = sources
-        self.desk.view(ref, np.dtype(np.int64), n, at)[:] = some.place
-        self.desk.view(ref, EATEN, len(eaten), eaten_at)[:] = eaten
+        self.desk.view(ref, np.dtype(np.int64), n, place_at)[:] = some.place
+        if neaten:
+            self.table.eaten_by(m.first, m.last, self.desk.view(ref, EATEN, neaten, eaten_at))
         self.table.freed.copy(bands, self.desk.view(ref, FRAGMENT, nfreed, freed_at))
         lease = self.desk.pin(y0, y1)
         head = pack(
-            n, ref.offset, ref.offset + at, ref.offset + freed_at, nfreed, m.rows.offset, m.nrows, top, min(final, bottom),
-            ref.offset + eaten_at, len(eaten), len(lease.refs), len(runs),
+            n, ref.offset, ref.offset + place_at, ref.offset + freed_at, nfreed, m.rows.offset, m.nrows, top,
+            min(final, bottom), ref.offset + eaten_at, neaten,
         )  # fmt: skip
-        payload = head + self.desk.tile_pairs(lease) + pack([v for pair in runs.items() for v in pair])
+        payload = head + self.desk.tile_pairs(lease)
         m.open += n if some.aside is None else 0
         m.attached += some.aside is None
 

@@ -5,6 +5,7 @@ How images are cut up for a memory limit is ``layout.py``'s.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,12 @@ from sextract.pipeline.stages import Plan
 from sextract.reading.header import gain_and_saturation, pixel_scale_from
 from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import BlockRef, Frame
+
+# A task of about ten milliseconds; and what rows of a task, and arrays of the elements of a vector, may take.
+SOURCES_PER_TASK = 192
+ROWS_BYTES, VECTOR_BYTES = MIB, 64 * 1024
+# Rows given to a writer at a time.
+PIECE_BYTES = 64 * 1024
 
 
 def families(settings: Settings) -> Plan:
@@ -84,6 +91,8 @@ class Run:
         Where rows wait for sky positions, if these come late.
     barren : int
         Extensions so far in which no background could be measured.
+    sources_per_task : int
+        Fewer where columns are long vectors.
     """
 
     def __init__(
@@ -106,6 +115,15 @@ class Run:
         self._reaches = [m.reach for name in plan.batch if (m := MEASUREMENTS.get(name)).reach is not None]
         self._catalogue_row = row_dtype(output_columns(settings))
         self.progress: Progress
+        # Families make float64 arrays with two entries for each element of a vector, unless they write into rows.
+        elements = max((math.prod(d) for name, d in plan.dims.items() if name not in self._direct(plan)), default=1)
+        most = min(ROWS_BYTES // plan.row.itemsize, VECTOR_BYTES // (16 * elements), SOURCES_PER_TASK)
+        self.sources_per_task = max(most, 1)
+
+    @staticmethod
+    def _direct(plan: Plan) -> set[str]:
+        """Columns that are written where the rows lie."""
+        return {c.name for name in plan.batch if (m := MEASUREMENTS.get(name)).direct for c in m.columns}
 
     def sample(self) -> None:
         """Look at what is held, now and then."""
@@ -176,8 +194,12 @@ class Run:
 
     def write(self, rows: NDArray[Any]) -> None:
         """Give rows to the catalogue: the columns requested come first in each."""
-        packed = rows.view(np.uint8).reshape(len(rows), -1)[:, : self._catalogue_row.itemsize]
-        self.writer.write(np.ascontiguousarray(packed).view(self._catalogue_row).reshape(-1))
+        size = self._catalogue_row.itemsize
+        step = max(PIECE_BYTES // size, 1)
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
+            packed = some.view(np.uint8).reshape(len(some), -1)[:, :size]
+            self.writer.write(np.ascontiguousarray(packed).view(self._catalogue_row).reshape(-1))
         self.written += len(rows)
 
 

@@ -7,29 +7,27 @@ it lies.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sextract.deblending import _clean
 from sextract.memory.slab import Slab, SlabFull
 from sextract.memory.spill import scratch_folder
 from sextract.memory.tiles import TileManager
 from sextract.records import FRAGMENT, BlockRef
 
+# Of the table, for each number: offset and bytes of its block, pins, when it was last used.
+ENTRY_BYTES = 4 * 8
 
-@dataclass(slots=True)
-class _Block:
-    ref: BlockRef
-    pins: int = 0
-    behind: bool = False
+# Last use of what can't be moved: it isn't there, someone reads it, or it has moved already.
+_NEVER = 1 << 62
 
 
 class RunStore:
-    """Blocks by number, least recently used first.
+    """Blocks by number; the least recently used moves behind the slab first.
 
     Parameters
     ----------
@@ -38,13 +36,23 @@ class RunStore:
         Whose idle tiles go first when room is needed.
     scratch_dir : str
         Folder that was chosen for scratch, for messages.
+    numbers : int
+        How many numbers there are: tiles, then what else is kept.
+
+    Attributes
+    ----------
+    offsets : BlockRef
+        An int64 per number, for workers: the byte offset of its block, −1 if there is none.
     """
 
-    def __init__(self, slab: Slab, tiles: TileManager, scratch_dir: str) -> None:
+    def __init__(self, slab: Slab, tiles: TileManager, scratch_dir: str, numbers: int) -> None:
         self._slab, self._tiles, self._folder = slab, tiles, scratch_dir
-        # Those in the slab, and those behind it.
-        self._blocks: OrderedDict[int, _Block] = OrderedDict()
-        self._behind: dict[int, _Block] = {}
+        self._table = tiles.alloc(ENTRY_BYTES * numbers, "runs")
+        table = slab.view(self._table, np.int64, (4, numbers))
+        table[:] = np.array([[-1], [0], [0], [_NEVER]])
+        self._offset, self._nbytes, self._pins, self._turn = table
+        self.offsets = BlockRef(self._table.offset, 8 * numbers)
+        self._clock = 0
 
     def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything, at the expense of idle tiles, then of runs that nobody reads.
@@ -103,56 +111,58 @@ class RunStore:
         self._slab.bytes_view(new.offset, nbytes)[:] = self._slab.bytes_view(old.offset, nbytes)
 
     def add(self, number: int, ref: BlockRef) -> None:
-        """Keep a block, in place of what was kept under that number."""
-        self.drop(number)
-        self._blocks[number] = _Block(ref)
-
-    def drop(self, number: int) -> None:
-        """Free a block, if there is one."""
-        block = self._blocks.pop(number, None) or self._behind.pop(number, None)
-        if block is not None:
-            self._slab.free(block.ref)
+        """Keep a block, in place of what was kept under that number and nobody reads."""
+        self._drop(number)
+        self._offset[number], self._nbytes[number] = ref
+        self._used(slice(number, number + 1))
 
     def find(self, number: int) -> BlockRef | None:
         """Where a block is, until the next one is asked for; None if there is none."""
-        block = self._blocks.get(number) or self._behind.get(number)
-        return None if block is None else block.ref
+        offset = int(self._offset[number])
+        return None if offset < 0 else BlockRef(offset, int(self._nbytes[number]))
 
-    def pin(self, numbers: Iterable[int]) -> dict[int, int]:
-        """Have these blocks stay where they are until `release`: number → byte offset."""
-        out: dict[int, int] = {}
-        for number in numbers:
-            block = self._blocks.get(number)
-            if block is not None:
-                self._blocks.move_to_end(number)
-            else:
-                block = self._behind.get(number)
-            if block is not None:
-                block.pins += 1
-                out[number] = block.ref.offset
-        return out
+    def _drop(self, number: int) -> None:
+        ref = self.find(number)
+        if ref is not None:
+            self._slab.free(ref)
+            self._offset[number], self._turn[number] = -1, _NEVER
 
-    def release(self, numbers: Iterable[int]) -> None:
+    def _used(self, numbers: slice) -> None:
+        """Those that can be moved are the last to be."""
+        self._clock += 1
+        offset = self._offset[numbers]
+        movable = (offset >= 0) & (offset < self._slab.capacity) & (self._pins[numbers] == 0)
+        self._turn[numbers] = np.where(movable, self._clock, _NEVER)
+
+    def pin(self, first: int, last: int) -> slice:
+        """Have the blocks first <= number < last stay where they are until `release`."""
+        pinned = slice(first, last)
+        self._pins[pinned] += 1
+        self._turn[pinned] = _NEVER
+        return pinned
+
+    def release(self, pinned: slice) -> None:
         """Give pinned blocks back."""
-        for number in numbers:
-            (self._blocks.get(number) or self._behind[number]).pins -= 1
+        self._pins[pinned] -= 1
+        self._used(pinned)
 
     def _move_one(self) -> bool:
         """Move the least recently used block that nobody reads behind the slab."""
-        for number, block in self._blocks.items():
-            if not block.pins:
-                moved = self.put_away(block.ref)
-                if moved == block.ref:
-                    return False
-                block.ref = moved
-                self._behind[number] = self._blocks.pop(number)
-                return True
-        return False
+        number = int(self._turn.argmin())
+        if self._turn[number] == _NEVER:
+            return False
+        ref = BlockRef(int(self._offset[number]), int(self._nbytes[number]))
+        moved = self.put_away(ref)
+        if moved == ref:
+            return False
+        self._offset[number], self._turn[number] = moved.offset, _NEVER
+        return True
 
     def close(self) -> None:
         """Let go of everything."""
-        for number in [*self._blocks, *self._behind]:
-            self.drop(number)
+        for number in np.flatnonzero(self._offset >= 0).tolist():
+            self._drop(number)
+        self._slab.free(self._table)
 
 
 class Freed:
@@ -161,16 +171,19 @@ class Freed:
     Parameters
     ----------
     store : RunStore
-        Where the blocks are kept, under numbers below 0.
+        Keeps the blocks, under numbers from `first` on.
     slab_bytes : uint8 array
         The whole range of offsets.
-    band_rows : int
+    first, band_rows, height : int
     """
 
-    def __init__(self, store: RunStore, slab_bytes: NDArray[np.uint8], band_rows: int) -> None:
-        self._store, self._bytes, self._rows = store, slab_bytes, band_rows
-        self._counts: dict[int, int] = {}
-        self._unsorted: set[int] = set()
+    def __init__(self, store: RunStore, slab_bytes: NDArray[np.uint8], first: int, band_rows: int, height: int) -> None:
+        self._store, self._bytes, self._first, self._rows = store, slab_bytes, first, band_rows
+        bands = -(-height // band_rows)
+        self._table = store.alloc_somewhere(16 * bands, "clean")
+        table = slab_bytes[self._table.offset : self._table.offset + 16 * bands].view(np.int64)
+        table[:] = 0
+        self._counts, self._sorted = table[:bands], table[bands:]
 
     def add(self, fragments: NDArray[Any]) -> None:
         """Add fragments (FRAGMENT array) in any order."""
@@ -179,37 +192,42 @@ class Freed:
             self._append(band, fragments[bands == band])
 
     def _append(self, band: int, new: NDArray[Any]) -> None:
-        n = self._counts.get(band, 0)
-        ref = self._store.find(-1 - band)
+        number, n = self._first + band, int(self._counts[band])
+        ref = self._store.find(number)
         if ref is None or (n + len(new)) * FRAGMENT.itemsize > ref.nbytes:
             larger = self._store.alloc_somewhere(max(2 * n, n + len(new), 16) * FRAGMENT.itemsize, "clean")
             # Room for it may have been made by moving the old one.
-            old = self._store.find(-1 - band)
+            old = self._store.find(number)
             if old is not None:
                 self._view(larger, n)[:] = self._view(old, n)
-            self._store.add(-1 - band, larger)
+            self._store.add(number, larger)
             ref = larger
         self._view(ref, n + len(new))[n:] = new
         self._counts[band] = n + len(new)
-        self._unsorted.add(band)
 
     def _view(self, ref: BlockRef, n: int) -> NDArray[Any]:
         return self._bytes[ref.offset : ref.offset + n * FRAGMENT.itemsize].view(FRAGMENT)
 
-    def count(self, bands: Iterable[int]) -> int:
+    def count(self, bands: range) -> int:
         """Fragments in these bands."""
-        return sum(self._counts.get(band, 0) for band in bands)
+        return int(self._counts[bands.start : bands.stop].sum())
 
     def copy(self, bands: Iterable[int], out: NDArray[Any]) -> None:
         """Those of ascending bands, sorted by row."""
         at = 0
         for band in bands:
-            ref = self._store.find(-1 - band)
-            if ref is None:
+            n = int(self._counts[band])
+            ref = self._store.find(self._first + band)
+            if ref is None or n == 0:
                 continue
-            mine = self._view(ref, self._counts[band])
-            if band in self._unsorted:
-                mine[:] = mine[np.argsort(mine["y"], kind="stable")]
-                self._unsorted.discard(band)
-            out[at : at + len(mine)] = mine
-            at += len(mine)
+            mine = self._view(ref, n)
+            if self._sorted[band] != n:
+                _clean.sort_rows(mine)
+                self._sorted[band] = n
+            out[at : at + n] = mine
+            at += n
+
+    @property
+    def kept(self) -> BlockRef:
+        """The table, for whoever closes; the blocks are the store's."""
+        return self._table

@@ -20,9 +20,6 @@ from sextract.pipeline.runs import Freed, RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
-# Marks an eaten source that has been painted, or whose eater is gone.
-GONE = -(1 << 62)
-
 # Entries of the hash table over the window, and neighbours that one source may have.
 HEADS = 16384
 FOUND = 65536
@@ -30,7 +27,12 @@ FOUND = 65536
 # Fragments that are freed at a time, unless one source has more.
 PORTION = 4096
 
+# Sources that are told their reach at a time: no array made of them is large.
+NUMBERED = 512
+
 Reach = Callable[[NDArray[Any]], NDArray[np.int64]]
+
+NO_EATEN = np.empty(0, EATEN)
 
 
 class SourceTable:
@@ -43,8 +45,8 @@ class SourceTable:
     slab_bytes : uint8 array
         The whole slab.
     settings : Settings
-    width, height, band_rows : int
-        Frame, and rows of a tile.
+    width, height, band_rows, first_band : int
+        Frame, rows of a tile, and the number of the first band of freed fragments in the store.
     reach : callable
         Rows to which sources will look (`plan.Run.reach_rows`).
 
@@ -67,6 +69,7 @@ class SourceTable:
         width: int,
         height: int,
         band_rows: int,
+        first_band: int,
         reach: Reach,
     ) -> None:
         self.store, self.slab, self.bytes, self.reach = store, slab, slab_bytes, reach
@@ -83,7 +86,7 @@ class SourceTable:
         self.base = 0
         self._grow(2048)
         self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * PORTION, "clean")
-        self.freed = Freed(store, slab_bytes, band_rows)
+        self.freed = Freed(store, slab_bytes, first_band, band_rows, height)
         self.numbered = self.batched = 0
         self.number = self.detected = 0
         self._outputs: deque[tuple[int, BlockRef]] = deque()
@@ -160,13 +163,7 @@ class SourceTable:
         if n <= 0:
             return
         left = self.count - n
-        for first in range(0, left, 256):
-            last = min(first + 256, left)
-            self._table[first:last] = self._table[first + n : last + n]
-        moved = self._table[:left]
-        eaten = np.flatnonzero((moved["number"] < 0) & (moved["number"] > GONE))
-        eaters = -1 - moved["number"][eaten] - n
-        moved["number"][eaten] = np.where(eaters >= 0, -1 - eaters, GONE)
+        _clean.drop(self._table[: self.count], n)
         self.base += n
         self.numbered -= n
         self.batched -= n
@@ -176,35 +173,19 @@ class SourceTable:
         """Number what can't change any more, and note in ``spare`` down to which row each will look."""
         first = self.numbered
         self.numbered, self.number = self.cleaner.number(first, final_row, self.number)
-        new = self._table[first : self.numbered]
-        if len(new):
+        for start in range(first, self.numbered, NUMBERED):
+            new = self._table[start : min(start + NUMBERED, self.numbered)]
             new["spare"] = self.reach(new)
 
-    def _eaters(self, upto: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows below `upto` that were eaten, and the row of who has them in the end."""
-        numbers = self._table["number"][: self.count]
-        index = np.flatnonzero((numbers[:upto] < 0) & (numbers[:upto] > GONE))
-        root = -1 - numbers[index]
-        while (deeper := numbers[root] < 0).any():
-            root[deeper] = -1 - numbers[root[deeper]]
-        return index, root
 
     def kept_from(self, written: int) -> int:
         """Absolute place up to which rows are done with: all but those whose eater isn't written, if pixels are painted."""
-        index, root = self._eaters(written - self.base)
-        late = index[root >= written - self.base]
-        return self.base + int(late[0]) if len(late) else written
+        return self.base + int(_clean.first_eaten_later(self._table[: self.count], written - self.base))
 
-    def eaten_by(self, first: int, last: int) -> NDArray[Any]:
-        """What the sources at absolute places [first, last) have eaten, with their NUMBERs."""
-        index, root = self._eaters(self.count)
-        numbers = self._table["number"]
-        mine = (root >= first - self.base) & (root < last - self.base)
-        out = np.empty(int(mine.sum()), EATEN)
-        for name in ("fragments", "nfragments"):
-            out[name] = self._table[name][index[mine]]
-        out["number"] = numbers[root[mine]]
-        return out
+    def eaten_by(self, first: int, last: int, out: NDArray[Any] = NO_EATEN) -> int:
+        """How many the sources at absolute places [first, last) have eaten; what, with their NUMBERs, goes to `out` (EATEN)."""
+        rows = self._table[: self.count]
+        return int(_clean.eaten_by(rows, first - self.base, last - self.base, out.view(np.int64).reshape(-1, 3)))
 
     def release(self, written: int) -> None:
         """Free the fragments of rows before an absolute place."""
@@ -213,6 +194,7 @@ class SourceTable:
 
     def close(self) -> None:
         """Free everything."""
-        for ref in (*self._kept, self._table_ref, self._follow_ref, self._freed_ref, *(r for _, r in self._outputs)):
+        tables = *self._kept, self._table_ref, self._follow_ref, self._freed_ref, self.freed.kept
+        for ref in (*tables, *(r for _, r in self._outputs)):
             if ref is not None:
                 self.slab.free(ref)

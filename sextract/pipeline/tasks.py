@@ -45,7 +45,8 @@ class Desk:
         self.info = run.images[extension].info
         self.grid = layout.tiles
         self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.extent), np.uint8)
-        self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir)
+        numbers = (self.grid.across + 1) * self.grid.down
+        self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir, numbers)
         self._callbacks: dict[int, tuple[Callable[[Reply], None], Callable[[str], None]]] = {}
         self._kept: list[BlockRef] = []
 
@@ -148,5 +149,4 @@ class Desk:
         for ref in self._kept:
             self.slab.free(ref)
         self.store.close()
-        for key in list(self.tiles):
-            self.tiles.discard(key)
+        self.tiles.clear()

@@ -76,8 +76,9 @@ def test_what_is_dropped_is_in_no_process(slab: Slab) -> None:
 
 
 def test_tables_go_there_when_the_slab_is_full_and_tasks_do_not(slab: Slab, tmp_path: Path) -> None:
-    store = RunStore(slab, TileManager(slab), str(tmp_path))
-    slab.alloc(MIB, "x")
+    store = RunStore(slab, TileManager(slab), str(tmp_path), 1)
+    slab.alloc(slab.largest_free() - 4096, "x", low=True)
+    slab.alloc(slab.largest_free(), "x")
     with pytest.raises(SlabFull):
         store.alloc(100, "task")
     ref = store.alloc_somewhere(100, "answer")
