@@ -18,7 +18,7 @@ from sextract.pipeline.sources import SourceTable
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE
 
-HEIGHT, BAND = 4000, 40
+HEIGHT, BAND = 12_000, 40
 
 
 def star(y: float, flux: float, x: float = 100.0, mthresh: float = 0.01) -> Any:
