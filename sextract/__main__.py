@@ -2,11 +2,12 @@
 
 import sys
 
-from sextract.execution.environment import prepare
+from sextract.execution.environment import leave_on_signals, prepare
 
 
 def main() -> int:
     """Run the command line; its exit code."""
+    leave_on_signals()
     prepare()
     from sextract.cli import main as command_line
 

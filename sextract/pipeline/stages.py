@@ -416,7 +416,7 @@ class Stages:
         if parts:
             outlines = np.concatenate(parts, axis=1)
             for number, some in zip(s["number"].tolist(), outlines, strict=True):
-                image.put_outlines(self.extension, (number - 1) * len(some), some)
+                image.put_outlines((number - 1) * len(some), some)
 
     def _measure(
         self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int], rows: NDArray[Any], place: NDArray[np.int64]
