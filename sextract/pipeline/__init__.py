@@ -109,6 +109,8 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         work.scratch = tuple(slab.alloc(scratch, "scratch") for _ in range(backend.workers))
         detected = sum(_extension(work, k, layout, started) for k, layout in enumerate(fitted.layouts))
         gauge.exact()
+        for source in images:
+            source.check_unchanged()
     seconds = time.monotonic() - started
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
