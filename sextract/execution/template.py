@@ -155,23 +155,24 @@ class Template:
 
     def _start(self, slot: int) -> None:
         """Fork a worker and hand its socket to the parent."""
-        near, far = socket.socketpair()
         template = os.getpid()
+        try:
+            near, far = socket.socketpair()
+            with near, far:
 
-        def body() -> None:
-            for unused in (near, self._control, self._wake, self._woken):
-                unused.close()
-            die_with_parent(template)
-            serve(far, self._factory, slot)
+                def body() -> None:
+                    for unused in (near, self._control, self._wake, self._woken):
+                        unused.close()
+                    die_with_parent(template)
+                    serve(far, self._factory, slot)
 
-        with near, far:
-            try:
                 pid = fork(body, [signal.SIGINT, signal.SIGHUP])
-            except OSError as exc:
-                self._control.send(EVENT.pack(FAILED, slot, exc.errno or 0))
-                return
-            self._children.add(pid)
-            socket.send_fds(self._control, [EVENT.pack(STARTED, slot, pid)], [near.fileno()])
+                self._children.add(pid)
+                socket.send_fds(self._control, [EVENT.pack(STARTED, slot, pid)], [near.fileno()])
+        except (ConnectionResetError, BrokenPipeError):
+            raise
+        except OSError as exc:
+            self._control.send(EVENT.pack(FAILED, slot, exc.errno or 0))
 
     def _bury(self) -> None:
         """Report the children that have ended; all their memory is free by now."""

@@ -16,6 +16,7 @@ from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.settings import Settings
+from sextract.errors import WorkerError
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
@@ -181,4 +182,6 @@ def _warm(backend: Backend) -> None:
         for result in backend.wait():
             if result.error is not None:
                 raise result.error
+            if result.died is not None:
+                raise WorkerError(f"measuring a made-up star crashed two workers ({result.died}): is this build another machine's?")
             left.discard(result.ticket)
