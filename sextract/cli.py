@@ -28,8 +28,9 @@ from sextract.config.resolve import (
     read_configuration,
     settings_for,
 )
-from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError
+from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
 from sextract.execution import _stop
+from sextract.execution.backend import MORE_MEMORY
 from sextract.execution.environment import STOPPING
 from sextract.log import Reporter
 
@@ -82,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         error: SextractError = Interrupted(f"stopped by {exc or 'SIGINT'}; nothing half-written is left")
     except SextractError as exc:
         error = exc
-    except MemoryError as exc:
-        error = LimitError(f"out of memory {exc}".rstrip() + ": raise --mem-limit, or the limit of the machine or job")
     except Exception as exc:
-        return _bug(exc, reporter)
+        if not out_of_memory(exc):
+            return _bug(exc, reporter)
+        error = LimitError(f"out of memory ({type(exc).__name__}: {exc}); {MORE_MEMORY}")
     reporter.error(str(error))
     return error.exit_code
 

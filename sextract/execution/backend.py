@@ -6,19 +6,20 @@ results), pixels and rows lie in the slab.  What tasks mean is the pipeline's; w
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sextract.errors import Interrupted, LimitError, SextractError, WorkerError
+from sextract.errors import Interrupted, LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.messages import check_payload
 
 Handler = Callable[[int, bytes], bytes]
 # Called once in each worker, after it was forked, with the worker's slot; a replacement has the slot of the dead one.
 HandlerFactory = Callable[[int], Handler]
+
+MORE_MEMORY = "raise the limit of the machine or job (ulimit -v and -d, the cgroup), or lower --mem-limit and --workers"
 
 # One task being worked on and one waiting, so that a worker needn't idle while its answer travels.
 TASKS_PER_WORKER = 2
@@ -120,19 +121,8 @@ def call(handler: Handler, kind: int, payload: bytes) -> bytes:
         raise
     except Exception as exc:
         if out_of_memory(exc):
-            raise LimitError(f"a worker is out of memory ({exc}): {MORE_MEMORY}".replace("()", "")) from exc
+            raise LimitError(f"a worker is out of memory ({type(exc).__name__}: {exc}); {MORE_MEMORY}") from exc
         raise WorkerError(f"a worker failed in a task of kind {kind}:\n{traceback.format_exc()}") from exc
-
-
-MORE_MEMORY = "raise the limit of the machine or job (ulimit -v and -d, the cgroup), or lower --mem-limit and --workers"
-
-
-def out_of_memory(exc: BaseException) -> bool:
-    """Whether an exception says that the machine gave no more memory: an allocation, or a library that can't be mapped."""
-    if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno == errno.ENOMEM):
-        return True
-    words = ("cannot allocate memory", "failed to map segment", "cannot map", "out of memory")
-    return isinstance(exc, (ImportError, OSError)) and any(word in str(exc).lower() for word in words)
 
 
 class SerialBackend:

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NoReturn
 
-from sextract.errors import SextractError, WorkerError
-from sextract.execution.backend import HandlerFactory, call
+from sextract.errors import LimitError, SextractError, WorkerError, out_of_memory
+from sextract.execution.backend import MORE_MEMORY, HandlerFactory, call
 from sextract.execution.environment import die_with_parent, tune_heap
 from sextract.execution.messages import BROADCAST, ERROR, HELLO, REPLY, Frame, FrameReader, pack, pack_error
 
@@ -194,8 +194,11 @@ def serve(sock: socket.socket, handler_factory: HandlerFactory, slot: int) -> No
         answer = Frame(HELLO, 0, NO_TICKET, b"")
     except SextractError as exc:
         answer = Frame(ERROR, 0, NO_TICKET, pack_error(exc))
-    except Exception:
-        answer = Frame(ERROR, 0, NO_TICKET, pack_error(WorkerError(f"a worker can't start:\n{traceback.format_exc()}")))
+    except Exception as exc:
+        error: SextractError = WorkerError(f"a worker can't start:\n{traceback.format_exc()}")
+        if out_of_memory(exc):
+            error = LimitError(f"a worker can't start: out of memory ({exc}); {MORE_MEMORY}")
+        answer = Frame(ERROR, 0, NO_TICKET, pack_error(error))
     reader = FrameReader()
     # The parent is gone if writing fails; there is nobody to tell.
     with suppress(BrokenPipeError, ConnectionResetError):

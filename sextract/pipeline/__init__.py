@@ -183,5 +183,5 @@ def _warm(backend: Backend) -> None:
             if result.error is not None:
                 raise result.error
             if result.died is not None:
-                raise WorkerError(f"measuring a made-up star crashed two workers ({result.died}): is this build another machine's?")
+                raise WorkerError(f"measuring a made-up star crashed two workers ({result.died}): was this built for this CPU?")
             left.discard(result.ticket)
