@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as exc:
         if not out_of_memory(exc):
             return _bug(exc, reporter)
-        error = LimitError(f"out of memory ({type(exc).__name__}: {exc}); {MORE_MEMORY}")
+        error = LimitError(f"out of memory ({f'{type(exc).__name__}: {exc}'.rstrip(': ')}); {MORE_MEMORY}")
     reporter.error(str(error))
     return error.exit_code
 

@@ -120,9 +120,11 @@ def call(handler: Handler, kind: int, payload: bytes) -> bytes:
     except SextractError:
         raise
     except Exception as exc:
-        if out_of_memory(exc):
-            raise LimitError(f"a worker is out of memory ({type(exc).__name__}: {exc}); {MORE_MEMORY}") from exc
-        raise WorkerError(f"a worker failed in a task of kind {kind}:\n{traceback.format_exc()}") from exc
+        if not out_of_memory(exc):
+            raise WorkerError(f"a worker failed in a task of kind {kind}:\n{traceback.format_exc()}") from exc
+        said = f"{type(exc).__name__}: {exc}".rstrip(": ")
+    # What was held on the way here is free again.
+    raise LimitError(f"a worker is out of memory ({said}); {MORE_MEMORY}")
 
 
 class SerialBackend:

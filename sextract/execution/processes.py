@@ -28,8 +28,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sextract.errors import WorkerError
-from sextract.execution.backend import TASKS_PER_WORKER, HandlerFactory, Result, Task
+from sextract.errors import LimitError, WorkerError
+from sextract.execution.backend import MORE_MEMORY, TASKS_PER_WORKER, HandlerFactory, Result, Task
 from sextract.execution.messages import (
     BROADCAST,
     ERROR,
@@ -377,6 +377,8 @@ class ProcessBackend:
                 pass
         jobs = list(worker.jobs)
         self._forget(worker)
+        if code == LimitError.exit_code:
+            raise LimitError(f"a worker is out of memory; {MORE_MEMORY}")
         if code is not None and worker.ready and jobs:
             if not self._judge(jobs[0], code):
                 del jobs[0]

@@ -83,6 +83,9 @@ def _run_child(body: Callable[[], None], ignored: Iterable[signal.Signals]) -> N
             faulthandler.disable()
         body()
         code = 0
+    except MemoryError:
+        # Nothing that would need more of it.
+        code = LimitError.exit_code
     except BaseException:
         with suppress(BaseException):
             traceback.print_exc()
