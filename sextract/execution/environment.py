@@ -11,6 +11,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 _THREAD_VARIABLES = (
@@ -55,6 +57,16 @@ def leave_on_signals() -> None:
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that would stop the run wait until this is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def open_standard_streams() -> None:

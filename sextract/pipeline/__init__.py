@@ -18,6 +18,7 @@ from sextract.checkimage.headers import ImageExtension
 from sextract.config.settings import Settings
 from sextract.errors import WorkerError
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
+from sextract.execution.environment import uninterrupted
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
 from sextract.measurement.sky import lacks_celestial
@@ -112,6 +113,12 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         gauge.exact()
         for source in images:
             source.check_unchanged()
+        backend.close()
+        # What may fail comes first, so that there are all outputs or none.
+        checks.seal()
+        with uninterrupted():
+            writer.close()
+            checks.close()
     seconds = time.monotonic() - started
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
