@@ -5,7 +5,7 @@ stay here until they are answered, so a dead worker costs nothing but its work: 
 forked only after the dead one is really gone (old and new together would pass the memory limit).
 
 * A task whose workers crash twice (SEGV, BUS, FPE, ABRT, ILL) is given back as ``died``.
-* A task whose workers are killed (SIGKILL, any other end) is retried; the third time it becomes a WorkerError.
+* A task whose workers are killed (SIGKILL, any other end) is retried; the fifth time it becomes a WorkerError.
 * Only the task being worked on is blamed, never the one waiting behind it.
 * A replacement that can't be forked just now is tried again, as long as others work.
 
@@ -47,8 +47,8 @@ from sextract.execution.template import EVENT, EXITED, FAILED, FORK, KILL, NO_TI
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGILL}
 # A second crash in the same task is the task's doing.
 _MAX_CRASHES = 2
-# Kills come from outside (out of memory, an operator); three in one task won't stop by themselves.
-_MAX_KILLS = 3
+# Kills come from outside (out of memory, an operator); so many in one task won't stop by themselves.
+_MAX_KILLS = 5
 # Losses for which no task is to blame, per worker, without a single answer in between.
 _MAX_LOST = 5
 # How long until a worker that couldn't be forked is tried again.
