@@ -342,10 +342,14 @@ def _bug(exc: Exception, reporter: Reporter) -> int:
 def _signals() -> Iterator[None]:
     """SIGTERM and SIGHUP stop a run as SIGINT does; a second one doesn't disturb the clean-up, which is given its time."""
 
+    stopped = False
+
     def stop(number: int, frame: object) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        nonlocal stopped
+        # Ignoring the later ones would be simpler, but Python complains of those that are on their way already.
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt(signal.Signals(number).name)
 
     # What is ignored on purpose (nohup) stays ignored.
     handled = [s for s in STOPPING if signal.getsignal(s) is not signal.SIG_IGN]

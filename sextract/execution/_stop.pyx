@@ -33,6 +33,7 @@ cdef extern from "unistd.h" nogil:
 cdef const char *TEXT = b"> *ERROR*: stopped by a signal in the middle of a long step; nothing half-written is left\n"
 cdef int exit_code
 cdef long patience_us
+cdef bint alarmed = False
 
 
 cdef void _give_up(int number) noexcept nogil:
@@ -55,10 +56,13 @@ cdef void _handle(int number, void (*handler)(int) noexcept nogil) noexcept nogi
     sigaction(number, &action, NULL)
 
 
-cdef void _first(int number) noexcept nogil:
+cdef void _pass_on(int number) noexcept nogil:
+    global alarmed
     cdef int before = errno
-    _handle(SIGALRM, _give_up)
-    _set_alarm(patience_us)
+    if not alarmed:
+        alarmed = True
+        _handle(SIGALRM, _give_up)
+        _set_alarm(patience_us)
     PyErr_SetInterruptEx(number)
     (&errno)[0] = before
 
@@ -76,9 +80,11 @@ def enforce(int number, double seconds, int code):
     """
     global exit_code, patience_us
     exit_code, patience_us = code, <long>(1e6 * seconds)
-    _handle(number, _first)
+    _handle(number, _pass_on)
 
 
 def relax():
     """All is cleaned up: no alarm any more."""
+    global alarmed
     _set_alarm(0)
+    alarmed = False

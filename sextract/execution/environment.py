@@ -51,7 +51,7 @@ def leave_on_signals() -> None:
     """While there is nothing to clean up, SIGINT, SIGTERM and SIGHUP end the process with the code of a stopped run."""
 
     def leave(number: int, frame: object) -> NoReturn:
-        os.write(2, f"> *ERROR*: stopped by {signal.Signals(number).name}; nothing was begun\n".encode())
+        os.write(2, f"> *ERROR*: stopped by {signal.Signals(number).name}\n".encode())
         os._exit(_INTERRUPTED)
 
     for number in STOPPING:
