@@ -16,7 +16,9 @@ from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.settings import Settings
+from sextract.errors import WorkerError
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
+from sextract.execution.environment import uninterrupted
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
 from sextract.measurement.sky import lacks_celestial
@@ -107,6 +109,14 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         work = Run(images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, in_memory.catalogue)
         detected = sum(_extension(work, k, layout, started) for k, layout in enumerate(fitted.layouts))
         gauge.exact()
+        for source in images:
+            source.check_unchanged()
+        backend.close()
+        # What may fail comes first, so that there are all outputs or none.
+        checks.seal()
+        with uninterrupted():
+            writer.close()
+            checks.close()
     seconds = time.monotonic() - started
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
@@ -179,4 +189,6 @@ def _warm(backend: Backend) -> None:
         for result in backend.wait():
             if result.error is not None:
                 raise result.error
+            if result.died is not None:
+                raise WorkerError(f"measuring a made-up star crashed two workers ({result.died}): was this built for this CPU?")
             left.discard(result.ticket)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ class Extraction:
         cells_left = next(todo, None)
         while cells_left or self.desk.busy:
             while cells_left and self.desk.backend.idle_slots() > 0:
-                self.desk.submit(Kind.MESH, pack(*cells_left), self._meshed)
+                self._submit_mesh(*cells_left)
                 cells_left = next(todo, None)
             self.desk.wait()
         background = self.run.attach_background(maps, grid)
@@ -139,6 +140,12 @@ class Extraction:
             raise InputError(text)
         self.run.reporter.warning(text)
         background.give_up()
+
+    def _submit_mesh(self, j0: int, j1: int, i0: int, i1: int) -> None:
+        """Background cells [i0, i1) in rows of cells [j0, j1)."""
+        what = f"the background of rows {self.layout.mesh.rows(j0)[0] + 1} to {self.layout.mesh.rows(j1 - 1)[1]}"
+        crashed = partial(self.desk.give_up, what=what)
+        self.desk.submit(Kind.MESH, pack(j0, j1, i0, i1), self._meshed, crashed=crashed)
 
     def _meshed(self, reply: Reply) -> None:
         bad, cells = reply.tolist()
@@ -392,12 +399,12 @@ class Extraction:
         self.slab.free(out)
         self._release_giant(part)
         if part.last - part.first == 1:
-            if part.whole:
-                self.desk.give_up(died)
             f = self.desk.view(b.ref, FOOTPRINT, b.nfoot)[part.first]
+            what = f"the footprint of {f['npix']} pixels about ({f['xmin'] + 1}, {f['ymin'] + 1})"
+            if part.whole:
+                self.desk.give_up(died, f"{what}, not deblended,")
             self.run.reporter.warning(
-                f"the footprint of {f['npix']} pixels about ({f['xmin'] + 1}, {f['ymin'] + 1}) crashed two workers ({died}): "
-                "it is not deblended, FLAGS 128"
+                f"{what} crashed two workers ({died}): it is not deblended, FLAGS 128"
             )
             self.parts.appendleft((b, Part(part.first, part.last, whole=True)))
             return

@@ -432,7 +432,7 @@ class Stages:
             one = s[i : i + 1]
             shape = one["x"], one["y"], one["a"], one["b"], one["theta"]
             parts = [circles(one["x"], one["y"], apertures), *(ellipses(*shape, r[i : i + 1], one["flags"]) for r in radii)]
-            image.put_outlines(self.extension, (int(one["number"][0]) - 1) * each, np.concatenate(parts, axis=1))
+            image.put_outlines((int(one["number"][0]) - 1) * each, np.concatenate(parts, axis=1))
 
     def _measure(
         self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int], rows: NDArray[Any], place: NDArray[np.int64]

@@ -90,9 +90,9 @@ class Desk:
         """Have a worker do something; `then` takes the answer, `crashed` the signal if it crashes two workers."""
         self._callbacks[self.backend.submit(Task(int(kind), payload, affinity))] = then, crashed or self.give_up
 
-    def give_up(self, died: str) -> None:
-        """End the run over a task that crashes workers."""
-        raise WorkerError(f"{self.info.spec}: a task crashed two workers one after the other ({died})")
+    def give_up(self, died: str, what: str = "a task") -> None:
+        """End the run over a task that crashes workers; `what` says what it was about."""
+        raise WorkerError(f"{self.info.spec}: {what} crashed two workers one after the other ({died})")
 
     def wait(self) -> None:
         """Take the answers that are there, or wait for one."""
@@ -142,7 +142,9 @@ class Desk:
         """Have a tile loaded and, if `runs` isn't empty, scanned from where `state` (rows done, bad pixels) says."""
         done, bad = state or (0, 0)
         payload = pack(*key[1:], block.offset, runs.offset, runs.nbytes, done, bad)
-        self.submit(Kind.SCAN, payload, then)
+        t = self.grid.tile(*key[1:])
+        what = f"scanning rows {t.y0 + 1} to {t.y1}, columns {t.x0 + 1} to {t.x1}"
+        self.submit(Kind.SCAN, payload, then, crashed=lambda died: self.give_up(died, what))
 
     def close(self) -> None:
         """Free everything but what the stages hold."""

@@ -96,7 +96,7 @@ def test_without_a_folder_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_it_is_used_up_in_the_end(slab: Slab) -> None:
-    assert slab.alloc_behind(overflow_bytes() + 1) is None
+    assert slab.alloc_behind(overflow_bytes(slab.capacity) + 1) is None
 
 
 def test_a_full_disk_is_told(slab: Slab) -> None:
