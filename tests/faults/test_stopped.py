@@ -45,7 +45,7 @@ def assert_stops(run: Started, send: Callable[[], None]) -> None:
     run.assert_stopped(INTERRUPTED, "stopped by")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_stops_a_run(tmp_path: Path, large: Path, number: signal.Signals, workers: int) -> None:
     with Started(tmp_path / "run", large, "-o", "out.fits", *LIMIT, "--workers", workers, *EVERYTHING) as run:

@@ -103,6 +103,12 @@ def rows(done: Started) -> np.ndarray:
         return np.array(hdus[1].data)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, image: Path) -> np.ndarray:
+    """Rows of a run in which nothing crashes."""
+    return rows(run(tmp_path_factory.mktemp("calm") / "run", image, MEASURE, "SIGKILL", -1, f"{COLUMNS} HAZARD"))
+
+
 def test_a_killed_worker_costs_nothing(tmp_path: Path, image: Path) -> None:
     calm = run(tmp_path / "calm", image, MEASURE, "SIGKILL", -1, f"{COLUMNS} HAZARD")
     killed = run(tmp_path / "killed", image, MEASURE, "SIGKILL", 7, f"{COLUMNS} HAZARD")
@@ -110,9 +116,14 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, image: Path) -> None:
     assert (killed.folder / "out.fits").read_bytes() == (calm.folder / "out.fits").read_bytes()
 
 
-@pytest.mark.parametrize("how", ["SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT"])
-def test_a_source_that_crashes_its_worker_is_flagged_alone(tmp_path: Path, image: Path, how: str) -> None:
-    calm = rows(run(tmp_path / "calm", image, MEASURE, how, -1, f"{COLUMNS} HAZARD"))
+SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("SIGBUS", "SIGFPE")]
+
+
+@pytest.mark.parametrize("how", ["SIGSEGV", "SIGABRT", *SLOW])
+def test_a_source_that_crashes_its_worker_is_flagged_alone(
+    tmp_path: Path, image: Path, undisturbed: np.ndarray, how: str
+) -> None:
+    calm = undisturbed
     done = run(tmp_path / "crash", image, MEASURE, how, 7, f"{COLUMNS} HAZARD")
     crashed = rows(done)
     assert "source 7" in done.err and how in done.err
@@ -123,7 +134,7 @@ def test_a_source_that_crashes_its_worker_is_flagged_alone(tmp_path: Path, image
     assert np.allclose(crashed["X_IMAGE"][victim], calm["X_IMAGE"][victim])
 
 
-@pytest.mark.parametrize("how", ["SIGSEGV", "SIGFPE"])
+@pytest.mark.parametrize("how", ["SIGSEGV", pytest.param("SIGFPE", marks=pytest.mark.slow)])
 def test_a_footprint_that_crashes_deblending_is_taken_whole_alone(tmp_path: Path, image: Path, how: str) -> None:
     calm = rows(run(tmp_path / "calm", image, DEBLEND, how, "-1,-1,0"))
     place = round(float(calm["X_IMAGE"][11])) - 1, round(float(calm["Y_IMAGE"][11])) - 1
