@@ -16,7 +16,7 @@ from typing import Any
 
 from sextract.config.doors import built_columns
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
-from sextract.config.machine import Default, default_mem_limit, default_workers
+from sextract.config.machine import Default, allowed_memory, default_mem_limit, default_workers
 from sextract.config.parameters import PARAMETERS
 from sextract.config.settings import (
     BackgroundSettings,
@@ -477,6 +477,12 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
     reporter.info(
         f"Memory limit: {limit.value / 2**20:.0f} MiB ({limit.origin}); workers: {workers.value} ({workers.origin})"
     )
+    allowed = allowed_memory()
+    if limit.value > allowed.value:
+        reporter.warning(
+            f"{limit.origin} {limit.value / 2**20:.0f} MiB is more than there can be, {allowed.value / 2**20:.0f} MiB "
+            f"({allowed.origin}): a run that comes to need it will end there"
+        )
     return ResourceSettings(
         mem_limit_bytes=limit.value,
         workers=workers.value,

@@ -94,7 +94,8 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         writer = stack.enter_context(
             open_writer(settings.output.catalog_type, settings.output.catalog_name, output_columns(settings), facts)
         )
-        slab = Slab(limit)
+        # Without workers it would be largest; more address space than that is of no use, and may not be there.
+        slab = Slab(max(f.budget.slab for f in (planned, try_fit(planned.budget.limit, 0, infos, settings, plan))))
         stack.callback(slab.close)
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks)
         backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan)
