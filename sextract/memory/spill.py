@@ -89,7 +89,7 @@ class Spill:
             self._fd = _open_unlinked(self._folder)
         except OSError as exc:
             raise OutputError(f"can't make a scratch file in {self._folder} (--scratch): {exc.strerror}") from exc
-        self._behind = WriteBehind(self._fd)
+        self._behind = WriteBehind()
         self._end = 0
         self.peak = 0
 
@@ -119,6 +119,7 @@ class Spill:
             try:
                 while done < view.nbytes:
                     done += os.pwrite(self._fd, view[done:], offset + done)
+                self._behind.written(self._fd, offset, offset + done, done)
             except OSError as exc:
                 if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
                     raise
@@ -126,7 +127,6 @@ class Spill:
                     f"can't write {view.nbytes} bytes of scratch in {self._folder} ({exc.strerror}): free some space, "
                     f"name another folder with --scratch, or raise --mem-limit"
                 ) from exc
-            self._behind.wrote(offset, view.nbytes)
 
     def get(self, offset: int, nbytes: int, out: Bytes) -> None:
         """Read bytes back into `out` (at least `nbytes` long); any process."""
@@ -142,7 +142,7 @@ class Spill:
     def clear(self) -> None:
         """Forget everything, between two images; nobody may read old offsets any more."""
         os.ftruncate(self._fd, 0)
-        self._behind = WriteBehind(self._fd)
+        self._behind = WriteBehind()
         self._end = 0
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ yet: a middling field is assumed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,27 @@ class Estimate:
         if self.output_bytes:
             lines.append(("outputs in memory", size_text(self.output_bytes)))
         return "\n".join(f"{name + ':':<19}{text}" for name, text in lines)
+
+    def as_json(self) -> str:
+        """The same as one line of JSON for a job script; its keys, listed in docs/guide.md, stay what they are."""
+        t, m = self.tiles, self.mesh
+        return json.dumps(
+            {
+                "image": self.image,
+                "extensions": [{"width": width, "height": height} for width, height in self.sizes],
+                "limit_bytes": self.limit_bytes,
+                "smallest_limit_bytes": self.smallest_limit_bytes,
+                "predicted_peak_bytes": self.peak_bytes,
+                "predicted_seconds": round(self.seconds, 1),
+                "workers": self.workers,
+                "workers_asked": self.asked_workers,
+                "tiles": {"rows": t.rows, "columns": t.columns, "down": t.down, "across": t.across},
+                "mesh": {"rows": m.ny, "columns": m.nx, "cell_height": m.cell_height, "cell_width": m.cell_width},
+                "scratch_bytes_per_worker": self.scratch_bytes,
+                "outputs_in_memory_bytes": self.output_bytes,
+                "parts_bytes": dict(self.parts),
+            }
+        )
 
 
 def estimate(image: str, settings: Settings) -> Estimate:
