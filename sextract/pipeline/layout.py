@@ -191,17 +191,12 @@ def base_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
 def library_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
     """What libraries hold on their own heaps once a run has come to use them: astropy for sky positions, cfitsio."""
     decoding = max(workers, 1) * max(info.library_bytes for info in infos)
-    return decoding + (ASTROPY_BYTES if uses_astropy(infos, plan) else 0)
+    return decoding + (ASTROPY_BYTES if uses_sky(plan) else 0)
 
 
 def uses_sky(plan: Plan) -> bool:
-    """Whether a column of sky positions is requested."""
+    """Whether a column of sky positions is requested, for which astropy is imported whatever the header has."""
     return any(MEASUREMENTS.get(name).run.__module__ == lacks_celestial.__module__ for name in plan.table)
-
-
-def uses_astropy(infos: Sequence[ImageInfo], plan: Plan) -> bool:
-    """Whether astropy will be imported."""
-    return uses_sky(plan) and not all(lacks_celestial(info.header) for info in infos)
 
 
 def try_fit(

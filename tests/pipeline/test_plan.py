@@ -104,8 +104,9 @@ def test_a_refusal_is_silent_on_footprints_that_do_not_decide() -> None:
 def test_what_libraries_will_take_is_part_of_the_base() -> None:
     plain, decoded = info(100, 100), info(100, 100, library_bytes=5 * MIB)
     assert base_bytes(3, [decoded], PLAN) - base_bytes(3, [plain], PLAN) == 15 * MIB
-    assert base_bytes(2, [plain], SKY) == base_bytes(2, [plain], PLAN)
-    assert base_bytes(2, [info(100, 100, header=CELESTIAL)], SKY) > base_bytes(2, [plain], SKY) + 30 * MIB
+    # Whatever the header has: astropy tells coordinates that aren't celestial, too.
+    assert base_bytes(2, [plain], SKY) > base_bytes(2, [plain], PLAN) + 30 * MIB
+    assert base_bytes(2, [info(100, 100, header=CELESTIAL)], SKY) == base_bytes(2, [plain], SKY)
 
 
 def test_a_base_that_was_measured_counts_if_it_is_more() -> None:
