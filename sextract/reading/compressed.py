@@ -32,7 +32,7 @@ _TABLE = re.compile(
 )
 
 # What cfitsio holds in a process from the first tile on, whatever the image: its buffers and tables.  Measured with
-# fitsio 1.3: 2.2 MiB.
+# fitsio 1.4: 2.2 MiB.
 _CFITSIO_BYTES = 5 << 19
 
 
