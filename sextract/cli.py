@@ -51,6 +51,7 @@ sextract -h            all options
 
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = ("-c", "-o", "--mem-limit", "--workers", "--tile-shape", "--provenance", "--scratch")
+_BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
 _WHOLE = 2**31 - 1
 
@@ -107,8 +108,9 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     for word in todo:
         if word in _WITH_VALUE:
             rest += [word, *_following(todo)]
-        elif word == "--sextractor-bugs":
-            rest.append("--sextractor-bugs=all")
+        elif word in _BARE:
+            # Its value is optional, and the image that follows isn't one.
+            rest.append(f"{word}={_BARE[word]}")
         elif not word.startswith("-") or word.startswith("--") or word in _FLAGS:
             rest.append(word)
         else:
@@ -181,13 +183,14 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     return _batch(images, config, reporter, args.estimate)
 
 
-def _one(image: str, config: Configuration, reporter: Reporter, estimate: bool) -> int:
+def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | None) -> int:
     """Process one image."""
     settings = settings_for(image, config, reporter)
     from sextract import pipeline
 
     if estimate:
-        return _say(f"{pipeline.estimate(image, settings)}\n")
+        found = pipeline.estimate(image, settings)
+        return _say(f"{found.as_json() if estimate == 'json' else found}\n")
     s = pipeline.run(image, settings, reporter)
     reporter.info(
         f"{s.sources} sources ({s.detected} detected), {s.seconds:.1f} s, {s.mpixel_per_s:.2f} Mpixel/s, "
@@ -196,7 +199,7 @@ def _one(image: str, config: Configuration, reporter: Reporter, estimate: bool) 
     return 0
 
 
-def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: bool) -> int:
+def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: str | None) -> int:
     """Images in turn; one that fails doesn't stop the others."""
     failed = []
     for number, image in enumerate(images, 1):
@@ -250,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mem-limit", metavar="SIZE", help="memory of all processes together (else the machine's limits)")
     add("--workers", type=_count, metavar="N", help="worker processes; 0: all in one process (else one a CPU)")
     add("--batch", action="store_true", help="the images are separate runs")
-    add("--estimate", action="store_true", help="print the plan and the predicted peak, read no pixels")
+    add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
     add("--provenance", choices=("input", "full"), default="input", help="full: facts of the run in the header")

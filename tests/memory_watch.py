@@ -46,6 +46,21 @@ def private_and_shared(pid: int) -> tuple[int, int]:
     return found["Pss"], found["Pss_Shmem"]
 
 
+def borrowed(pids: set[int]) -> int:
+    """Bytes of file pages, code mostly, that Pss leaves out because others of the machine have the same files mapped."""
+    proportional, most = 0, 0
+    for pid in pids:
+        try:
+            rollup, status = (Path(f"/proc/{pid}/{name}").read_text() for name in ("smaps_rollup", "status"))
+        except OSError:
+            continue
+        found = {line.split(":")[0]: line.split()[1] for line in f"{rollup}\n{status}".splitlines() if line.endswith("kB")}
+        proportional += int(found.get("Pss_File", 0)) << 10
+        most = max(most, int(found.get("RssFile", 0)) << 10)
+    # Processes forked from one another map the same files, so the largest has about all of them.
+    return max(most - proportional, 0)
+
+
 def shared_blocks(pids: set[int]) -> int:
     """Bytes allocated to the shared-memory files that these processes hold open, each file once."""
     files: dict[tuple[int, int], int] = {}
@@ -76,13 +91,15 @@ class Watch:
     ----------
     peak : int
         Largest sum of a sample, bytes.
+    alone, borrowed : int
+        The same if nobody else on the machine had the same libraries open; and the most that others saved the run.
     samples : int
         Samples that saw a process.
     """
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
-        self.peak = self.samples = 0
+        self.peak = self.alone = self.borrowed = self.samples = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -90,7 +107,9 @@ class Watch:
         while not self._over.wait(EVERY_S):
             pids = processes(self.mark)
             if pids:
-                self.peak = max(self.peak, held(pids))
+                now, more = held(pids), borrowed(pids)
+                self.peak, self.alone = max(self.peak, now), max(self.alone, now + more)
+                self.borrowed = max(self.borrowed, more)
                 self.samples += 1
 
     def __enter__(self) -> Self:

@@ -16,7 +16,13 @@ from typing import Any
 
 from sextract.config.doors import built_columns
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
-from sextract.config.machine import Default, default_mem_limit, default_workers, within_address_space
+from sextract.config.machine import (
+    Default,
+    allowed_memory,
+    default_mem_limit,
+    default_workers,
+    within_address_space,
+)
 from sextract.config.parameters import PARAMETERS
 from sextract.config.settings import (
     BackgroundSettings,
@@ -468,7 +474,7 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
         limit = Default(v["MEM_LIMIT"], "MEM_LIMIT")
     else:
         limit = default_mem_limit()
-    limit = within_address_space(limit)
+    asked, limit = limit, within_address_space(limit)
     if options.workers is not None:
         workers = Default(options.workers, "--workers")
     elif config.texts["WORKERS"]:
@@ -478,6 +484,13 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
     reporter.info(
         f"Memory limit: {limit.value / 2**20:.0f} MiB ({limit.origin}); workers: {workers.value} ({workers.origin})"
     )
+    allowed = allowed_memory()
+    if asked.value > allowed.value:
+        less = "less is used" if limit is not asked else "a run that comes to need it will end there"
+        reporter.warning(
+            f"{asked.origin} {asked.value / 2**20:.0f} MiB is more than there can be, {allowed.value / 2**20:.0f} MiB "
+            f"({allowed.origin}): {less}"
+        )
     return ResourceSettings(
         mem_limit_bytes=limit.value,
         workers=workers.value,

@@ -96,12 +96,6 @@ def tune_heap() -> bool:
     return bool(sum(mallopt(name, value) for name, value in values.items()) == len(values))
 
 
-def trim_heap() -> bool:
-    """Return the free pages inside the heap to the kernel; False under a C library that can't."""
-    malloc_trim = getattr(_libc, "malloc_trim", None)
-    return malloc_trim is not None and malloc_trim(0) == 1
-
-
 def disable_huge_pages() -> bool:
     """No transparent huge pages: they round a small heap up to 2 MiB pieces."""
     return _prctl(_PR_SET_THP_DISABLE, 1)

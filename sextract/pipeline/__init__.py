@@ -96,7 +96,9 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         writer = stack.enter_context(
             open_writer(settings.output.catalog_type, settings.output.catalog_name, output_columns(settings), facts)
         )
-        slab = Slab(limit, scratch_dir=settings.resources.scratch_dir)
+        # Without workers it would be largest; more address space than that is of no use, and may not be there.
+        most = max(f.budget.slab for f in (planned, try_fit(planned.budget.limit, 0, infos, settings, plan)))
+        slab = Slab(most, scratch_dir=settings.resources.scratch_dir)
         stack.callback(slab.close)
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks)
         backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan)

@@ -204,13 +204,8 @@ def decoding_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
 
 
 def uses_sky(plan: Plan) -> bool:
-    """Whether a column of sky positions is requested."""
+    """Whether a column of sky positions is requested, for which astropy is imported whatever the header has."""
     return any(MEASUREMENTS.get(name).run.__module__ == lacks_celestial.__module__ for name in plan.table)
-
-
-def uses_astropy(infos: Sequence[ImageInfo], plan: Plan) -> bool:
-    """Whether astropy will be imported."""
-    return uses_sky(plan) and not all(lacks_celestial(info.header) for info in infos)
 
 
 def try_fit(
@@ -230,7 +225,7 @@ def try_fit(
     base = base_bytes(workers, infos)
     base = max(base, measured + decoding_bytes(workers, infos) if measured else 0)
     processes = workers + 2 if workers else 1
-    sky = ASTROPY_BYTES * uses_astropy(infos, plan)
+    sky = ASTROPY_BYTES * uses_sky(plan)
 
     def split(base: int, late: Budget | None = None) -> Fit:
         budget = Budget(limit, base, processes)

@@ -42,7 +42,6 @@ def test_freed_memory_goes_back() -> None:
     script = (
         "from sextract.execution import environment\n"
         "environment.prepare()\n"
-        "environment.trim_heap()\n"
         "import numpy as np\n"
         "from sextract.memory.gauge import resident\n"
         "import os\n"
