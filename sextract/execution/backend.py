@@ -104,6 +104,10 @@ class Backend(Protocol):
         """Processes that the backend holds beside this one."""
         ...
 
+    def processes(self) -> dict[str, int]:
+        """The same by name: ``template``, ``worker 1``, …; a worker that is being replaced is missing."""
+        ...
+
     def close(self) -> None:
         """End everything at once, tasks that run included; nothing is left behind.  May be called twice."""
         ...
@@ -170,6 +174,10 @@ class SerialBackend:
     def pids(self) -> list[int]:
         """See `Backend`: none."""
         return []
+
+    def processes(self) -> dict[str, int]:
+        """See `Backend`: none."""
+        return {}
 
     def close(self) -> None:
         """See `Backend`."""

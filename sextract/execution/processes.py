@@ -165,7 +165,14 @@ class ProcessBackend:
 
     def pids(self) -> list[int]:
         """See `Backend`: the template first, then the workers."""
-        return [] if self._closed else [self._template, *(worker.pid for worker in self._slots if worker is not None)]
+        return list(self.processes().values())
+
+    def processes(self) -> dict[str, int]:
+        """See `Backend`."""
+        if self._closed:
+            return {}
+        workers = {f"worker {worker.slot + 1}": worker.pid for worker in self._slots if worker is not None}
+        return {"template": self._template, **workers}
 
     def close(self) -> None:
         """See `Backend`."""

@@ -148,8 +148,8 @@ class Slab:
 
     @property
     def allocated(self) -> int:
-        """Bytes of memory that the kernel really holds for the slab."""
-        return os.fstat(self._fd).st_blocks * 512
+        """Bytes of memory that the kernel really holds for the slab; 0 once it is closed."""
+        return os.fstat(self._fd).st_blocks * 512 if self._fd >= 0 else 0
 
     def largest_free(self) -> int:
         """Length of the largest free extent, bytes."""
@@ -310,6 +310,19 @@ class Slab:
     def bytes_view(self, offset: int, nbytes: int) -> memoryview:
         """Writable bytes of the slab."""
         return memoryview(self._map)[offset : offset + nbytes]
+
+    def unmap(self, *kept: BlockRef) -> None:
+        """Take the pages out of this process's map, but those of blocks that begin on a page; they keep what is in them.
+
+        A page comes back when it is touched, so this may be done at any time, in any process; it counts in no Rss until then.
+        """
+        start = 0
+        for ref in sorted(kept):
+            if ref.offset > start:
+                self._map.madvise(mmap.MADV_DONTNEED, start, ref.offset - start)
+            start = ref.offset + _round_up(ref.nbytes, _PAGE)
+        if start < self.capacity:
+            self._map.madvise(mmap.MADV_DONTNEED, start, self.capacity - start)
 
     def close(self) -> None:
         """Drop the mapping and its memory; views that live keep both until they go."""

@@ -19,6 +19,7 @@ from sextract.measurement.measure import MARGIN, MEASUREMENTS
 from sextract.measurement.sky import lacks_celestial
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, Budget, size_text
+from sextract.memory.timeline import VALUES, timeline_bytes
 from sextract.pipeline.stages import READ_BYTES, Plan, reading_bytes, runs_block_bytes
 from sextract.reading.source import ImageInfo
 from sextract.records import FRAGMENT, SOURCE
@@ -29,7 +30,7 @@ TILE_BYTES = 2 * MIB
 SCRATCH_TARGET = 4 * MIB
 # A background cell up to this size is held, a larger one is read three times.
 CELL_TARGET = MIB
-# What a pixel of a footprint needs while it is split: values, owner, tree, the sources it becomes.  Measured on footprints of
+# What a pixel of a footprint needs while it is split: values, owner, tree, the sources it becomes.  Base on footprints of
 # a million pixels: 28 for the work (43 of unfiltered noise, where every third pixel is a peak), 4 for the sources.
 FOOTPRINT_PIXEL_BYTES, UNFILTERED_PIXEL_BYTES = 32, 48
 # Sources that CLEAN may still look at: one in 500 pixels (a very crowded field) takes 264 bytes, twice while the table
@@ -42,6 +43,11 @@ TASK_BYTES, TABLE_BYTES = MIB, MIB
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
 # share, as if nobody else on the machine had them open.
 PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 12.0))
+# The same as the sum of Rss, which counts what they share in each of them: parent and template, each worker, one alone.
+PARENT_RSS, WORKER_RSS, SERIAL_RSS = (round(x * MIB) for x in (63.5, 28.5, 39.0))
+# Where the sum of Rss counts, this process takes pages of the slab out of its map when there are so many in it, and may touch
+# as many more until it looks again.
+PARENT_MAPPED_BYTES = 4 * MIB
 # What astropy.wcs takes in the one worker that imports it, measured with astropy 8.
 ASTROPY_BYTES = 42 * MIB
 
@@ -66,6 +72,8 @@ class Layout:
         A tile with its halo and the most runs it can have.
     need_bytes : int
         The smallest slab that can do the work.
+    map_bytes : int
+        What processes have mapped of it at the same time, added up, if each task is lent one tile.
     """
 
     mesh: MeshGrid
@@ -77,6 +85,7 @@ class Layout:
     giant_bytes: int
     tile_bytes: int
     need_bytes: int
+    map_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +110,29 @@ class Fit:
         return max(layout.need_bytes for layout in self.layouts)
 
     @property
+    def spare_map_bytes(self) -> int:
+        """What processes may have mapped beyond what they must; negative if not even that fits."""
+        return self.budget.mappable - max(layout.map_bytes for layout in self.layouts)
+
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes of tiles that a task may be lent, with their runs; a task reads what it isn't lent."""
+        if not self.budget.base_rss:
+            return self.budget.limit
+        return max(layout.tile_bytes for layout in self.layouts) + self.spare_map_bytes // max(self.workers, 1)
+
+    @property
     def fits(self) -> bool:
-        """Whether the slab is large enough."""
-        return self.budget.slab >= self.need_bytes
+        """Whether the slab is large enough, and can be mapped as far as needed."""
+        return self.budget.slab >= self.need_bytes and (not self.budget.base_rss or self.spare_map_bytes >= 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What processes hold after their start: file pages once, and as the sum of Rss, both without the slab; 0: unknown."""
+
+    pss: int = 0
+    rss: int = 0
 
 
 def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) -> Layout:
@@ -130,8 +159,12 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     passing += joining + _window_bytes(info, settings) + TABLE_BYTES
     maps, complete = Background.storage_bytes(mesh), Background.complete_scratch_bytes(mesh)
     need = maps + workers * scratch + max(complete, passing)
+    if settings.resources.mem_report:
+        need += timeline_bytes(len(VALUES) + workers + 2)
+    mapped = workers * (scratch + maps + tile_bytes + TASK_BYTES) + (giant if giant > scratch else 0)
+    mapped = max(mapped + joining + 2 * PARENT_MAPPED_BYTES, workers * scratch + maps + complete)
     cells = _cells_at_once(mesh, scratch - reading, workers)
-    return Layout(mesh, tiles, cells, maps, complete, scratch, giant, tile_bytes, need)
+    return Layout(mesh, tiles, cells, maps, complete, scratch, giant, tile_bytes, need, mapped)
 
 
 def giant_bytes(info: ImageInfo, settings: Settings) -> int:
@@ -188,6 +221,12 @@ def base_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
     return processes + LIBRARY_BYTES + library_bytes(workers, infos, plan)
 
 
+def base_rss(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
+    """The same as the sum of Rss without shared memory."""
+    processes = PARENT_RSS + workers * WORKER_RSS if workers else SERIAL_RSS
+    return processes + library_bytes(workers, infos, plan)
+
+
 def library_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
     """What libraries hold on their own heaps once a run has come to use them: astropy for sky positions, cfitsio."""
     decoding = max(workers, 1) * max(info.library_bytes for info in infos)
@@ -205,23 +244,25 @@ def uses_astropy(infos: Sequence[ImageInfo], plan: Plan) -> bool:
 
 
 def try_fit(
-    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = Base()
 ) -> Fit:
     """Split a limit for a number of workers and lay all extensions out; see `Fit.fits`.
 
     Parameters
     ----------
     limit, workers, infos, settings, plan
-    measured : int
-        Base as measured, if it was; what is predicted counts if it is more.
+    measured : Base
+        As measured, if it was; what is predicted counts if it is more.
     """
-    base = max(base_bytes(workers, infos, plan), measured + library_bytes(workers, infos, plan) if measured else 0)
-    budget = Budget(limit, base, workers + 2 if workers else 1)
+    libraries = library_bytes(workers, infos, plan)
+    base = max(base_bytes(workers, infos, plan), measured.pss + libraries if measured.pss else 0)
+    rss = max(base_rss(workers, infos, plan), measured.rss + libraries) if settings.resources.account == "rss" else 0
+    budget = Budget(limit, base, workers + 2 if workers else 1, base_rss=rss)
     return Fit(budget, workers, tuple(lay_out(info, settings, workers, budget.slab) for info in infos))
 
 
 def smallest_limit(
-    infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: int = 0
+    infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: Base = Base()
 ) -> int:
     """The smallest limit, in whole MiB, that fits with that many workers, by default none."""
     low, high = 0, 64
@@ -237,7 +278,7 @@ def smallest_limit(
 
 
 def fit(
-    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = Base()
 ) -> Fit:
     """The most workers, at most `workers`, with which a limit holds the work; 0 means all in one process.
 
@@ -259,18 +300,19 @@ def fit(
     raise _refusal(limit, infos, settings, plan, measured)
 
 
-def _refusal(limit: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int) -> LimitError:
+def _refusal(limit: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base) -> LimitError:
     """What the smallest limit is, and the other way out."""
     found = try_fit(limit, 0, infos, settings, plan, measured)
     smallest = smallest_limit(infos, settings, plan, measured=measured)
     largest = max(infos, key=lambda info: lay_out(info, settings, 0, found.budget.slab).need_bytes)
     text = (
         f"--mem-limit {size_text(limit)} is too small for {largest.spec} ({largest.width} × {largest.height}): a process takes "
-        f"{size_text(found.budget.fixed)}, its buffers {size_text(found.need_bytes)}; the smallest limit that works is "
+        f"{size_text(max(found.budget.fixed, found.budget.base_rss))}, its buffers {size_text(found.need_bytes)}; the smallest "
+        f"limit that works is "
         f"{size_text(smallest)}"
     )
     giant = max(layout.giant_bytes for layout in found.layouts)
-    left = giant - (found.need_bytes - found.budget.slab)
+    left = giant - max(found.need_bytes - found.budget.slab, -found.spare_map_bytes if found.budget.base_rss else 0)
     pixels = left // (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES) // 1000 * 1000
     if pixels >= 1000:
         text += f", or -FOOTPRINT_MAXPIX {pixels}, beyond which a detection isn't deblended"

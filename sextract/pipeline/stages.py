@@ -127,6 +127,8 @@ class Stages:
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
+        self.counts_rss = settings.resources.account == "rss"
+        self.kept: tuple[BlockRef, ...] = ()
         self.handlers: dict[int, Callable[[bytes], bytes]] = {
             Kind.SETUP: self.setup,
             Kind.MESH: self.mesh,
@@ -138,7 +140,14 @@ class Stages:
         }
 
     def __call__(self, kind: int, payload: bytes) -> bytes:
-        return self.handlers[kind](payload)
+        reply = self.handlers[kind](payload)
+        self._unmap()
+        return reply
+
+    def _unmap(self) -> None:
+        """Where the sum of Rss counts: have nothing of the slab in this process's map but its scratch."""
+        if self.counts_rss:
+            self.slab.unmap(*self.kept)
 
     def warm(self, payload: bytes) -> bytes:
         """Run every family once on a made-up star, so that what this process shares no longer with its template is known."""
@@ -163,6 +172,7 @@ class Stages:
         self.extension, self.frame, self.tiles = s.extension, s.frame, s.tiles
         self.image = self.images[s.extension]
         self.background = Background.on(self._bytes(s.maps), s.mesh)
+        self.kept = (s.scratch[self.slot],)
         scratch = self._bytes(s.scratch[self.slot])
         reading = reading_bytes(s.mesh)
         self.reading, self.scratch = scratch[:reading], scratch[reading:]
@@ -185,6 +195,8 @@ class Stages:
 
     def load(self, box: Box, out: NDArray[np.float32]) -> int:
         """Background-subtracted pixels of a box, from the file; the number of bad ones."""
+        # Whoever looks farther than the tiles it was lent may touch the runs of many more.
+        self._unmap()
         bad = self.image.read_into(box, out, self.reading)
         self.background.subtract(box, out, self.reading)
         return bad

@@ -248,6 +248,11 @@ class Memory(RuleBasedStateMachine):
         assert asked <= ledger.total <= asked + 4096 * len(self._used_refs())
 
     @invariant()
+    def what_could_be_evicted_is_known(self) -> None:
+        idle = [tile for tile in self.tiles._tiles.values() if tile.idle]
+        assert self.tiles.idle_bytes == sum(tile.ref.nbytes for tile in idle)
+
+    @invariant()
     def nobody_wrote_into_anothers_block(self) -> None:
         self.marks = {ref: mark for ref, mark in self.marks.items() if ref in set(self._used_refs())}
         for ref, mark in [*self.lent.items(), *self.marks.items()]:

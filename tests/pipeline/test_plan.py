@@ -21,7 +21,7 @@ from sextract.config.settings import (
 )
 from sextract.errors import LimitError
 from sextract.memory.budget import MIB
-from sextract.pipeline.layout import base_bytes, fit, lay_out, smallest_limit, try_fit
+from sextract.pipeline.layout import Base, base_bytes, fit, lay_out, smallest_limit, try_fit
 from sextract.pipeline.stages import Plan
 from sextract.reading.source import ImageInfo
 from tests.conftest import CommandLine
@@ -111,8 +111,8 @@ def test_what_libraries_will_take_is_part_of_the_base() -> None:
 def test_a_base_that_was_measured_counts_if_it_is_more() -> None:
     images = [info(64, 64)]
     predicted = try_fit(256 * MIB, 2, images, SETTINGS, PLAN)
-    assert try_fit(256 * MIB, 2, images, SETTINGS, PLAN, measured=1).budget == predicted.budget
-    assert try_fit(256 * MIB, 2, images, SETTINGS, PLAN, measured=100 * MIB).budget.base == 100 * MIB
+    assert try_fit(256 * MIB, 2, images, SETTINGS, PLAN, measured=Base(1)).budget == predicted.budget
+    assert try_fit(256 * MIB, 2, images, SETTINGS, PLAN, measured=Base(100 * MIB)).budget.base == 100 * MIB
 
 
 def test_a_forced_tile_shape_is_taken() -> None:
