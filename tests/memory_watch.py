@@ -69,6 +69,18 @@ def held(pids: set[int]) -> int:
     return pss - shared + max(shared, shared_blocks(pids))
 
 
+def rss(pids: set[int]) -> int:
+    """Bytes resident in these processes, a shared page once in each that has it mapped."""
+    found = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        found += sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("VmRSS:"))
+    return found
+
+
 class Watch:
     """Samples a run in a thread, from entering to leaving the context.
 
@@ -76,13 +88,15 @@ class Watch:
     ----------
     peak : int
         Largest sum of a sample, bytes.
+    rss : int
+        Largest sum of Rss, bytes.
     samples : int
         Samples that saw a process.
     """
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
-        self.peak = self.samples = 0
+        self.peak = self.rss = self.samples = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -91,6 +105,7 @@ class Watch:
             pids = processes(self.mark)
             if pids:
                 self.peak = max(self.peak, held(pids))
+                self.rss = max(self.rss, rss(pids))
                 self.samples += 1
 
     def __enter__(self) -> Self:

@@ -137,6 +137,11 @@ class Slab:
     # What there is
 
     @property
+    def fd(self) -> int:
+        """Descriptor of its file; -1 once it is closed."""
+        return self._fd
+
+    @property
     def used(self) -> int:
         """Bytes lent out, rounding included."""
         return self.ledger.total
@@ -148,8 +153,8 @@ class Slab:
 
     @property
     def allocated(self) -> int:
-        """Bytes of memory that the kernel really holds for the slab; 0 once it is closed."""
-        return os.fstat(self._fd).st_blocks * 512 if self._fd >= 0 else 0
+        """Bytes of memory that the kernel really holds for the slab."""
+        return os.fstat(self._fd).st_blocks * 512
 
     def largest_free(self) -> int:
         """Length of the largest free extent, bytes."""

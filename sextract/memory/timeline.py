@@ -21,10 +21,12 @@ from sextract.memory.gauge import Gauge, Reading
 from sextract.memory.slab import Slab
 
 if TYPE_CHECKING:
-    from threading import Lock, Thread
+    from threading import Thread
 
 # A hundred looks a second: a task takes some ten milliseconds.
 TICK_SECONDS = 0.01
+# Quick looks after a full one, without the interpreter.
+_QUICK_LOOKS = 9
 # As many as a chart has columns of pixels; even, since they are halved.
 ROWS = 2048
 # Rows merged at a time, so that NumPy's copy of them is small.
@@ -143,8 +145,6 @@ class Recorder:
     Parameters
     ----------
     slab : Slab
-    clock : callable, optional
-        Seconds, monotonic; what it says now is the beginning.
 
     Attributes
     ----------
@@ -162,14 +162,15 @@ class Recorder:
         Spent on looking.
     """
 
-    def __init__(self, slab: Slab, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._slab, self._clock = slab, clock
-        self._started = clock()
+    def __init__(self, slab: Slab) -> None:
+        self._slab = slab
+        self._started = time.monotonic()
         self._names: dict[int, str] = {}
         self._known: dict[str, int] = {}
         self._processes: Callable[[], dict[str, int]] = dict
         self._thread: Thread | None = None
-        self._over: Lock
+        self._gauge: Gauge
+        self._over = np.zeros(1, np.uint8)
         self.timeline: Timeline | None = None
         self.cached: Callable[[], int] = int
         self.base = self.most_held = self.most_private = self.most_tables = self.samples = 0
@@ -184,7 +185,7 @@ class Recorder:
     @property
     def seconds(self) -> float:
         """Since the beginning."""
-        return self._clock() - self._started
+        return time.monotonic() - self._started
 
     def mark(self, stage: str) -> None:
         """A stage begins."""
@@ -217,11 +218,10 @@ class Recorder:
             return
         import threading
 
-        self._processes, self._names, self._known = processes, {}, {}
+        self._gauge, self._processes, self._names, self._known = gauge, processes, {}, {}
         gauge.listener = self.take
-        self._over = threading.Lock()
-        self._over.acquire()
-        self._thread = threading.Thread(target=self._tick, args=(gauge,), name="gauge", daemon=True)
+        self._over[0] = 0
+        self._thread = threading.Thread(target=self._watch, name="gauge", daemon=True)
         before = threading.stack_size(_STACK_BYTES)
         try:
             self._thread.start()
@@ -234,27 +234,26 @@ class Recorder:
     def stop(self) -> None:
         """No more looks."""
         if self._thread is not None:
-            self._over.release()
+            self._over[0] = 1
             self._thread.join()
             self._thread = None
+            self._gauge.read(exact=True)
         if self.end is not None:
             self.end = replace(self.end, accounts=self._slab.ledger.accounts())
 
-    def _tick(self, gauge: Gauge) -> None:
+    def _watch(self) -> None:
         """The life of the thread."""
         spent = self.cpu_seconds - time.thread_time()
-        due = time.monotonic()
-        # Cheaper than an Event: the lock is free when it is over.
-        while not self._over.acquire(timeout=max(due - time.monotonic(), 0.001)):
-            gauge.sample()
-            due = max(due + TICK_SECONDS, time.monotonic())
+        while not self._over[0]:
+            self._gauge.read()
+            self._gauge.watch(_QUICK_LOOKS, TICK_SECONDS, self._over)
             self.cpu_seconds = spent + time.thread_time()
 
-    def take(self, reading: Reading) -> None:
-        """Keep a reading."""
+    def take(self, at: float, reading: Reading) -> None:
+        """Keep a reading of the time `at`."""
         if self.timeline is None:
             return
-        seconds, cached = self.seconds, self.cached()
+        seconds, cached = at - self._started, self.cached()
         if self._names.keys() != reading.processes.keys():
             self._learn_names()
         parts = {name: reading.processes.get(pid, 0) for pid, name in self._names.items()}
@@ -270,9 +269,13 @@ class Recorder:
         top = self.peak is None or self._higher(reading.total, self.peak)
         # Accounts are copied only for what is kept.
         accounts = self._slab.ledger.accounts() if top else {}
-        self.end = Moment(seconds, self.stages[-1].text, reading, cached, accounts)
+        self.end = Moment(seconds, self._stage_at(seconds), reading, cached, accounts)
         self.peak = self.end if top else self.peak
         self.rss_peak = self.end if self.rss_peak is None or reading.rss > self.rss_peak.reading.rss else self.rss_peak
+
+    def _stage_at(self, seconds: float) -> str:
+        """The stage at a time that isn't long ago."""
+        return next((note.text for note in reversed(self.stages) if note.seconds <= seconds), self.stages[0].text)
 
     def _higher(self, held: int, peak: Moment) -> bool:
         """Whether this is the moment to show as the peak: what is freed in the slab stays allocated, so that the most is often

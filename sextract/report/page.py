@@ -17,7 +17,7 @@ from sextract.report.report import Report, mib, process_names
 
 # Of a chart, in CSS pixels: all of it, and the margins at its left, top, right and below.
 _WIDTH, _HEIGHT, _SECOND_HEIGHT = 1060, 400, 240
-_LEFT, _TOP, _RIGHT, _BELOW = 64, 26, 14, 40
+_LEFT, _TOP, _RIGHT, _BELOW = 64, 40, 14, 40
 # A stage's name needs so many pixels a letter.
 _LETTER = 6.5
 
@@ -114,10 +114,11 @@ def _pile(report: Report) -> Iterator[str]:
     yield from _frame(report, axes)
     for k in range(len(_PILE) - 1, -1, -1):
         name, colour = _PILE[k]
-        yield f'<path fill="{colour}" d="M{axes.x(0):.1f},{axes.y(0):.1f}'
+        yield f'<path fill="{colour}" d="'
         last = 0.0
         for seconds, values in report.timeline.rows():
-            last = axes.x(seconds)
+            first, last = not last, axes.x(seconds)
+            yield f"M{last:.1f},{axes.y(0):.1f}" if first else ""
             yield f"L{last:.1f},{axes.y(_piled(report, values)[k]):.1f}"
         yield f'L{last:.1f},{axes.y(0):.1f}Z"><title>{name}</title></path>\n'
     yield from _curve(report, axes, lambda values: values[0], _HELD, "held by all processes", 1.2)
@@ -175,6 +176,7 @@ def _curve(
 def _frame(report: Report, axes: Axes) -> Iterator[str]:
     """The head of a drawing: stages, grid and ticks."""
     yield f'<svg viewBox="0 0 {_WIDTH} {axes.height}" role="img">\n'
+    taken = [0.0, 0.0]
     ends = [*(note.seconds for note in report.stages[1:]), report.seconds]
     low, high = _TOP, axes.height - _BELOW
     for k, (stage, end) in enumerate(zip(report.stages, ends, strict=True)):
@@ -182,8 +184,13 @@ def _frame(report: Report, axes: Axes) -> Iterator[str]:
         colour = ("#f4f6f8", "#e6ebef")[k % 2]
         yield f'<rect x="{x:.1f}" y="{low}" width="{width:.1f}" height="{high - low}" fill="{colour}">'
         yield f"<title>{escape(stage.text)}: {stage.seconds:.2f} s to {end:.2f} s</title></rect>\n"
-        if width >= _LETTER * len(stage.text) + 4:
-            yield f'<text x="{x + width / 2:.1f}" y="{low - 8}" text-anchor="middle">{escape(stage.text)}</text>\n'
+        # The name stands in the lower of two lines if there is room, else in the upper one, else nowhere.
+        middle, half = x + width / 2, _LETTER * len(stage.text) / 2
+        line = next((k for k, end_x in enumerate(taken) if end_x <= middle - half), None)
+        if line is not None:
+            taken[line] = middle + half + 4
+            middle = min(middle, _WIDTH - half)
+            yield f'<text x="{middle:.1f}" y="{low - 7 - 15 * line}" text-anchor="middle">{escape(stage.text)}</text>\n'
     step = nice_step(axes.top / MIB, 6) * MIB
     for k in range(int(axes.top // step) + 1):
         y = axes.y(k * step)
@@ -205,7 +212,9 @@ def _peak(report: Report, axes: Axes) -> Iterator[str]:
     x, y = axes.x(peak.seconds), axes.y(peak.reading.total)
     anchor = "end" if x > (_LEFT + _WIDTH) / 2 else "start"
     yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_HELD}"/><text x="{x + (-8 if anchor == "end" else 8):.1f}" '
-    yield f'y="{y - 7:.1f}" text-anchor="{anchor}" style="font-weight:600">peak {mib(peak.reading.total)} MiB</text>\n'
+    # White around it, since it stands on the pile, or on the limit.
+    yield f'y="{y + 19:.1f}" text-anchor="{anchor}" style="font-weight:600;paint-order:stroke;stroke:#fff;stroke-width:3px">'
+    yield f"peak {mib(report.most['held'])} MiB</text>\n"
 
 
 def _events(report: Report, axes: Axes) -> Iterator[str]:

@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 MIB = 1 << 20
 PILE = (
@@ -42,9 +43,10 @@ def main() -> None:
     for axes in (pile, processes):
         _stages(axes, report)
     at = report["peak"]["seconds"]
-    side = {"ha": "right", "xytext": (-6, 5)} if at > report["seconds"] / 2 else {"ha": "left", "xytext": (6, 5)}
+    side = {"ha": "right", "xytext": (-6, -14)} if at > report["seconds"] / 2 else {"ha": "left", "xytext": (6, -14)}
     pile.plot(at, peak, "o", color="#1b2733")
-    pile.annotate(f"peak {peak:.1f} MiB", (at, peak), textcoords="offset points", fontweight="bold", **side)
+    said = pile.annotate(f"peak {peak:.1f} MiB", (at, peak), textcoords="offset points", fontweight="bold", **side)
+    said.set_path_effects([withStroke(linewidth=3, foreground="white")])
     _table(table, report)
     figure.savefig(sys.stdout.buffer, format="png")
 
@@ -69,7 +71,8 @@ def _pile(axes: Any, report: dict[str, Any]) -> None:
     names, colours = zip(*PILE, strict=True)
     axes.stackplot(c["seconds"], *heights, labels=names, colors=colours)
     axes.plot(c["seconds"], c["held"], color="#1b2733", linewidth=1)
-    axes.plot(c["seconds"], c["rss"], color="#8e44ad", linewidth=1, linestyle="--", label="sum of Rss (shared pages again and again)")
+    told = "sum of Rss (shared pages again and again)"
+    axes.plot(c["seconds"], c["rss"], color="#8e44ad", linewidth=1, linestyle="--", label=told)
     most = max(*c["held"], *c["rss"])
     if limit <= 2.5 * most:
         axes.axhline(limit, color="#c00000", linewidth=2, label=f"limit {limit:.0f} MiB")

@@ -137,7 +137,7 @@ def test_a_process_that_is_gone_counts_nothing() -> None:
     before = gauge.sample()
     child.end()
     gone = Process(child.pid)
-    assert (gone.anonymous, gone.file, gone.shared, gone.rss) == (0, 0, 0, 0)
+    assert (gone.anonymous, gone.file, gone.rss, gone.tables) == (0, 0, 0, 0)
     assert proportional(child.pid) is None
     assert 0 < gauge.sample() <= before + 8 * MIB
     assert gauge.exact() > 0
@@ -194,7 +194,7 @@ def test_each_process_has_its_part() -> None:
 def test_a_listener_gets_every_reading() -> None:
     gauge = Gauge(list, clock=Clock())
     heard: list[int] = []
-    gauge.listener = lambda reading: heard.append(reading.total)
+    gauge.listener = lambda at, reading: heard.append(reading.total)
     assert [gauge.sample(), gauge.exact()] == heard
 
 
