@@ -63,7 +63,15 @@ class Result:
 
 
 class Backend(Protocol):
-    """Runs tasks; used by one thread, and a context manager."""
+    """Runs tasks; used by one thread, and a context manager.
+
+    Attributes
+    ----------
+    ended : callable
+        Told in words when a process has ended before its time and is replaced.
+    """
+
+    ended: Callable[[str], None]
 
     @property
     def workers(self) -> int:
@@ -113,6 +121,10 @@ class Backend(Protocol):
         ...
 
 
+def ignore(text: str) -> None:
+    """Nobody wants to know."""
+
+
 def call(handler: Handler, kind: int, payload: bytes) -> bytes:
     """Run a handler; what isn't a SextractError becomes a WorkerError with the traceback."""
     try:
@@ -137,6 +149,7 @@ class SerialBackend:
     workers = 1
 
     def __init__(self, handler_factory: HandlerFactory) -> None:
+        self.ended: Callable[[str], None] = ignore
         self._handler = handler_factory(0)
         self._queue: deque[tuple[int, Task]] = deque()
         self._next = 0

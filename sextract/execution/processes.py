@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sextract.errors import WorkerError
-from sextract.execution.backend import TASKS_PER_WORKER, HandlerFactory, Result, Task
+from sextract.execution.backend import TASKS_PER_WORKER, HandlerFactory, Result, Task, ignore
 from sextract.execution.messages import (
     BROADCAST,
     ERROR,
@@ -101,6 +101,7 @@ class ProcessBackend:
         if workers < 1:
             raise ValueError(f"{workers} workers")
         self.workers = workers
+        self.ended: Callable[[str], None] = ignore
         self._factory = handler_factory
         self._owner = os.getpid()
         self._closed = False
@@ -365,6 +366,7 @@ class ProcessBackend:
                 pass
         jobs = list(worker.jobs)
         self._forget(worker)
+        self.ended(f"worker {worker.slot + 1} (process {worker.pid}) ended ({_end_text(code)}) and is replaced")
         if code is not None and worker.ready and jobs:
             if not self._judge(jobs[0], code):
                 del jobs[0]

@@ -3,8 +3,8 @@
 The number is the one the limit is about: Σ Pss without shared memory, plus what the slab has allocated.  A look has three
 depths.  /proc/PID/statm tells anonymous pages in a microsecond (``_look``) and is read each time; file pages come from
 /proc/PID/status, far dearer; exact Pss takes the kernel milliseconds.  The dearer ones are looked at again when their last
-look is old enough for their price.  In between the gauge follows Σ anonymous + largest file part, which moves by the same amounts but
-counts what forked processes share more than once; the difference is taken from the last exact look.
+look is old enough for their price.  In between the gauge follows Σ anonymous + largest file part, which moves by the same
+amounts but counts what forked processes share more than once; the difference is taken from the last exact look.
 
 Beside it stands what some batch systems count: Σ Rss, with every shared page once per process.  It measures; who acts on it
 is the pipeline, who keeps what it saw is ``timeline.py``.

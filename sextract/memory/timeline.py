@@ -166,7 +166,6 @@ class Recorder:
         self._slab = slab
         self._started = time.monotonic()
         self._names: dict[int, str] = {}
-        self._known: dict[str, int] = {}
         self._processes: Callable[[], dict[str, int]] = dict
         self._thread: Thread | None = None
         self._gauge: Gauge
@@ -218,7 +217,7 @@ class Recorder:
             return
         import threading
 
-        self._gauge, self._processes, self._names, self._known = gauge, processes, {}, {}
+        self._gauge, self._processes, self._names = gauge, processes, {}
         gauge.listener = self.take
         self._over[0] = 0
         self._thread = threading.Thread(target=self._watch, name="gauge", daemon=True)
@@ -284,14 +283,8 @@ class Recorder:
         return held > peak.reading.total * (1.0 if self._slab.used >= used else _NEARLY)
 
     def _learn_names(self) -> None:
-        """Which process is which; a name that has another process now is a worker that was replaced."""
-        processes = self._processes()
-        for name, pid in processes.items():
-            before = self._known.get(name, pid)
-            if before != pid:
-                self.note(f"{name} ended (process {before}), process {pid} took its place")
-            self._known[name] = pid
-        self._names = {os.getpid(): "parent", **{pid: name for name, pid in processes.items()}}
+        """Which process is which; a worker that was replaced keeps its name."""
+        self._names = {os.getpid(): "parent", **{pid: name for name, pid in self._processes().items()}}
 
 
 def _keep(notes: list[Note], note: Note) -> None:

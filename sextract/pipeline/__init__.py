@@ -190,6 +190,7 @@ def _start(
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
         gauge = Gauge(backend.pids, slab)
         try:
+            backend.ended = recorder.note
             recorder.follow(gauge, backend.processes)
             _warm(backend)
             drop_code_pages()

@@ -54,15 +54,17 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(folder: Path, image: Path, what: str, victim: int = 7, workers: int = 2) -> tuple[bytes, str]:
+def run(
+    folder: Path, image: Path, what: str, victim: int = 7, workers: int = 2, options: tuple[str, ...] = ()
+) -> tuple[bytes, str]:
     """The catalogue's bytes, and the log."""
     folder.mkdir()
     (folder / "p.param").write_text("\n".join([*COLUMNS.split(), "HAZARD"]))
     program = folder / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
-    options = [str(image), "-PARAMETERS_NAME", "p.param", "-o", "out.fits", "--workers", str(workers), "--mem-limit", "512M"]
+    words = [str(image), "-PARAMETERS_NAME", "p.param", "-o", "out.fits", "--workers", str(workers), "--mem-limit", "512M"]
     done = subprocess.run(
-        [sys.executable, str(program), what, str(victim), str(folder / "marker"), *options],
+        [sys.executable, str(program), what, str(victim), str(folder / "marker"), *words, *options],
         cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
