@@ -341,6 +341,12 @@ class Slab:
             # Views are left; the mapping goes with the last of them, or with the process.
             return
 
+    def empty(self) -> None:
+        """Give all memory back, whatever is lent out, closed or not; who still has a view may not look at it any more."""
+        self._check_owner()
+        if not self._map.closed:
+            self._punch(0, len(self._backed))
+
     # Inside
 
     def _check_owner(self) -> None:

@@ -90,6 +90,8 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
     # A drawing is made last of all, when the memory of the run is free again.
     with open_reports(settings.resources) as reports, ExitStack() as stack:
         slab = Slab(limit)
+        # There may be views of it in what only a collection frees.
+        stack.callback(slab.empty)
         stack.callback(slab.close)
         recorder = Recorder(slab)
         stack.callback(recorder.stop)

@@ -101,6 +101,18 @@ def test_what_is_wrong_is_known_before_any_work(image: Path, cli: CommandLine, w
     assert not done.made
 
 
+def test_a_drawing_is_made_within_the_limit(image: Path, cli: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the drawing's library isn't installed")
+    done = cli(*options(image, 1, "112M"), "--mem-report", "m.png", watched=True)
+    assert done.code == 0, done.err
+    assert (tmp_path / "run1" / "m.png").read_bytes()[:4] == b"\x89PNG"
+    # The slab of the run and matplotlib together would be more.
+    assert 0 < done.peak <= 112 * MIB
+    small = cli(*options(image, 1, "90M"), "--mem-report", "m.png")
+    assert small.code == 2
+    assert "has no room for it" in small.err
+
+
 def test_a_batch_has_a_report_for_each_image(image: Path, cli: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "other.fits").write_bytes(image.read_bytes())
     words = [*options(image, 1), "-o", "{stem}.cat", "--batch", tmp_path / "other.fits"]
