@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
 from sextract.background.surface import Background
+from sextract.config.machine import UNLIMITED
 from sextract.config.settings import Settings
 from sextract.detection import _components
 from sextract.errors import LimitError
@@ -118,7 +119,7 @@ class Fit:
     def lent_bytes(self) -> int:
         """Bytes of tiles that a task may be lent, with their runs; a task reads what it isn't lent."""
         if not self.budget.base_rss:
-            return self.budget.limit
+            return UNLIMITED
         return max(layout.tile_bytes for layout in self.layouts) + self.spare_map_bytes // max(self.workers, 1)
 
     @property

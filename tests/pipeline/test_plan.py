@@ -139,7 +139,7 @@ def test_a_larger_limit_lends_more_where_the_sum_of_rss_counts() -> None:
     assert lent == sorted(set(lent))
     assert dict(try_fit(500 * MIB, 4, images, RSS, PLAN).budget.lines())["mapped"] < 500 * MIB
     # Otherwise a task may have every tile.
-    assert try_fit(400 * MIB, 4, images, SETTINGS, PLAN).lent_bytes == 400 * MIB
+    assert try_fit(400 * MIB, 4, images, SETTINGS, PLAN).lent_bytes > 1000 * lent[-1]
 
 
 def test_the_sum_of_rss_measured_counts_if_it_is_more() -> None:
