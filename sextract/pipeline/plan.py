@@ -135,11 +135,11 @@ class Run:
         freed = self.tiles.evict(nbytes + MIB)
         lowered = self.slab.lower_ceiling(nbytes + MIB, self._need)
         text = f"the processes hold {size_text(nbytes)} more outside the buffers than was set aside for that; "
-        if lowered or freed:
-            text += f"{size_text(lowered)} of buffers are given up for the rest of the run, {size_text(freed)} of them "
-            self._say(text + "cached pixels, so that the limit holds")
+        if lowered >= nbytes:
+            text += f"{size_text(lowered)} of buffers are given up for the rest of the run, so that the limit holds"
         else:
-            self._say(text + "there are no buffers left that could be given up")
+            text += f"{size_text(freed)} of cached pixels are given up; all else is needed, so the limit may be passed"
+        self._say(text)
 
     def _lend_less(self, nbytes: int) -> None:
         """The sum of Rss is too large: tasks that begin from now on map less."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from sextract.memory.budget import MIB
-from sextract.memory.timeline import VALUES, Note
+from sextract.memory.timeline import VALUES
 from sextract.report.report import Report, mib, process_names
 
 # Of a chart, in CSS pixels: all of it, and the margins at its left, top, right and below.
@@ -39,7 +39,8 @@ _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1b2733; background: #fff; max-width: 1060px;
 margin: 24px auto; padding: 0 12px }
 h1 { font-size: 22px; margin: 0 0 10px } h2 { font-size: 17px; margin: 26px 0 6px }
-table { border-collapse: collapse; margin: 4px 0 } td, th { padding: 2px 14px 2px 0; text-align: left; vertical-align: top }
+table { border-collapse: collapse; margin: 4px 0 } td:first-child { white-space: nowrap }
+td, th { padding: 2px 14px 2px 0; text-align: left; vertical-align: top }
 .numbers td + td, .numbers th + th { text-align: right; font-variant-numeric: tabular-nums; min-width: 92px }
 .numbers .top td { font-weight: 600; border-bottom: 1px solid #c9d1d9 }
 .numbers .beside td { color: #56616c } .numbers .first td { border-top: 1px solid #c9d1d9 }
@@ -126,7 +127,10 @@ def _pile(report: Report) -> Iterator[str]:
     if shown:
         y = axes.y(report.limit)
         yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_LIMIT}" stroke-width="2"/>\n'
-        yield f'<text x="{_WIDTH - _RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end" style="fill:{_LIMIT}">'
+        # On the side where the peak isn't.
+        left = axes.x(report.peak.seconds) > (_LEFT + _WIDTH) / 2
+        at, anchor = (_LEFT + 4, "start") if left else (_WIDTH - _RIGHT - 4, "end")
+        yield f'<text x="{at}" y="{y - 5:.1f}" text-anchor="{anchor}" style="fill:{_LIMIT}">'
         yield f"limit {mib(report.limit)} MiB</text>\n"
     yield from _peak(report, axes)
     yield from _events(report, axes)
@@ -219,16 +223,13 @@ def _peak(report: Report, axes: Axes) -> Iterator[str]:
 
 def _events(report: Report, axes: Axes) -> Iterator[str]:
     """A mark at each event."""
+    # Many lines would hide the chart.
+    end = axes.height - _BELOW if len(report.events) <= _MOST_NAMED else _TOP
     for note in report.events:
-        yield _event(note, axes)
-
-
-def _event(note: Note, axes: Axes) -> str:
-    x, y = axes.x(note.seconds), axes.height - _BELOW
-    return (
-        f'<g><title>{note.seconds:.2f} s: {escape(note.text)}</title><line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{y}" '
-        f'stroke="{_EVENT}" stroke-dasharray="2 3"/><path d="M{x - 6:.1f},{_TOP}h12l-6,10z" fill="{_EVENT}"/></g>\n'
-    )
+        x = axes.x(note.seconds)
+        yield f'<g><title>{note.seconds:.2f} s: {escape(note.text)}</title><line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" '
+        yield f'y2="{end}" stroke="{_EVENT}" stroke-dasharray="2 3"/><path d="M{x - 6:.1f},{_TOP}h12l-6,10z" fill="{_EVENT}"/>'
+        yield "</g>\n"
 
 
 def _legend(entries: list[tuple[str, str, str]]) -> str:

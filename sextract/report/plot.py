@@ -106,13 +106,14 @@ def _stages(axes: Any, report: dict[str, Any]) -> None:
     ends = [*(stage["seconds"] for stage in report["stages"][1:]), report["seconds"]]
     for k, (stage, end) in enumerate(zip(report["stages"], ends, strict=True)):
         axes.axvspan(stage["seconds"], end, color=("#f4f6f8", "#e6ebef")[k % 2], zorder=0)
-        if end - stage["seconds"] > 0.0078 * len(stage["text"]) * report["seconds"]:
+        if end - stage["seconds"] > 0.009 * len(stage["text"]) * report["seconds"]:
             axes.text(
                 (stage["seconds"] + end) / 2, 1.01, stage["text"], ha="center", va="bottom", fontsize=9,
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
     for event in report["events"]:
-        axes.axvline(event["seconds"], color="#c00000", linewidth=1, linestyle=":")
+        if len(report["events"]) <= MOST_NAMED:
+            axes.axvline(event["seconds"], color="#c00000", linewidth=1, linestyle=":")
         axes.plot(event["seconds"], 0.98, "v", color="#c00000", transform=axes.get_xaxis_transform())
 
 
@@ -127,7 +128,7 @@ def _table(axes: Any, report: dict[str, Any]) -> None:
         part = "  " * max(line["level"], 0) + line["part"]
         lines.append(f"{part:<46}{texts[0]:>12}{texts[1]:>12}{texts[2]:>10}")
     lines += ["", f"largest process: {largest['name']}, {largest['bytes'] / MIB:.1f} MiB of its own"]
-    lines += [f"{event['seconds']:.2f} s: {event['text']}" for event in report["events"][:3]]
+    lines += [f"{event['seconds']:.2f} s: {event['text']}"[:125] for event in report["events"][:3]]
     if len(report["events"]) > 3:
         lines.append(f"and {len(report['events']) - 3} more")
     axes.text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=9, transform=axes.transAxes)

@@ -88,7 +88,7 @@ def test_heaps_that_grow_cost_buffers_and_nothing_else(tmp_path: Path, crowded: 
     assert "Memory:" not in calm.log
     # Once in the normal log, each time in the report.
     (said,) = re.findall(r"^Memory: .*$", greedy.log, re.MULTILINE)
-    assert re.search(r"hold \d+M more .* \d+M of buffers are given up .* so that the limit holds", said)
+    assert re.search(r"hold \d+M more .* \d+M of buffers are given up .*, so that the limit holds", said)
     told = [event["text"] for event in greedy.report["events"]]
     assert f"Memory: {told[0]}" == said
     assert len(told) > 1
