@@ -53,6 +53,8 @@ class Outcome:
         Largest memory of all processes seen, bytes; 0 unless watched.
     samples : int
         How often they were looked at.
+    rss : int
+        Largest sum of Rss seen, bytes.
     alone, borrowed : int
         See `Watch`.
     """
@@ -63,6 +65,7 @@ class Outcome:
     made: frozenset[str]
     peak: int = 0
     samples: int = 0
+    rss: int = 0
     alone: int = 0
     borrowed: int = 0
 
@@ -129,7 +132,7 @@ def cli(tmp_path: Path) -> Iterator[CommandLine]:
         assert not os.listdir(scratch), "temporary files left behind"
         assert shared_memory() <= shared, "shared memory left behind"
         made = frozenset(set(os.listdir(folder)) - before)
-        seen = watch.peak, watch.samples, watch.alone, watch.borrowed
+        seen = watch.peak, watch.samples, watch.rss, watch.alone, watch.borrowed
         return Outcome(done.returncode, done.stdout, done.stderr, made, *seen)
 
     yield run

@@ -84,6 +84,18 @@ def held(pids: set[int]) -> int:
     return pss - shared + max(shared, shared_blocks(pids))
 
 
+def rss(pids: set[int]) -> int:
+    """Bytes resident in these processes, a shared page once in each that has it mapped."""
+    found = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        found += sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("VmRSS:"))
+    return found
+
+
 class Watch:
     """Samples a run in a thread, from entering to leaving the context.
 
@@ -91,6 +103,8 @@ class Watch:
     ----------
     peak : int
         Largest sum of a sample, bytes.
+    rss : int
+        Largest sum of Rss, bytes.
     alone, borrowed : int
         The same if nobody else on the machine had the same libraries open; and the most that others saved the run.
     samples : int
@@ -99,7 +113,7 @@ class Watch:
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
-        self.peak = self.alone = self.borrowed = self.samples = 0
+        self.peak = self.rss = self.alone = self.borrowed = self.samples = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -110,6 +124,7 @@ class Watch:
                 now, more = held(pids), borrowed(pids)
                 self.peak, self.alone = max(self.peak, now), max(self.alone, now + more)
                 self.borrowed = max(self.borrowed, more)
+                self.rss = max(self.rss, rss(pids))
                 self.samples += 1
 
     def __enter__(self) -> Self:

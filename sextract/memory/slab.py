@@ -200,6 +200,11 @@ class Slab:
     # What there is
 
     @property
+    def fd(self) -> int:
+        """Descriptor of its file; -1 once it is closed."""
+        return self._fd
+
+    @property
     def used(self) -> int:
         """Bytes lent out, rounding included."""
         return self.ledger.total
@@ -411,6 +416,19 @@ class Slab:
         """Writable bytes of the slab."""
         return memoryview(self._map)[offset : offset + nbytes]
 
+    def unmap(self, *kept: BlockRef) -> None:
+        """Take the pages out of this process's map, but those of blocks that begin on a page; they keep what is in them.
+
+        A page comes back when it is touched, so this may be done at any time, in any process; it counts in no Rss until then.
+        """
+        start = 0
+        for ref in sorted(kept):
+            if ref.offset > start:
+                self._map.madvise(mmap.MADV_DONTNEED, start, ref.offset - start)
+            start = ref.offset + _round_up(ref.nbytes, _PAGE)
+        if start < self.capacity:
+            self._map.madvise(mmap.MADV_DONTNEED, start, self.capacity - start)
+
     def close(self) -> None:
         """Drop the mapping and its memory; views that live keep both until they go."""
         if self._fd < 0:
@@ -424,6 +442,12 @@ class Slab:
         except BufferError:
             # Views are left; the mapping goes with the last of them, or with the process.
             return
+
+    def empty(self) -> None:
+        """Give all memory back, whatever is lent out, closed or not; who still has a view may not look at it any more."""
+        self._check_owner()
+        if not self._map.closed:
+            self._punch(0, len(self._backed))
 
     # Inside
 

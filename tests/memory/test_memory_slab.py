@@ -15,6 +15,7 @@ import pytest
 from sextract.errors import LimitError
 from sextract.execution.template import fork
 from sextract.memory.budget import GRANULE
+from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab, SlabFull
 from sextract.records import SOURCE, BlockRef
 
@@ -169,6 +170,36 @@ def test_views_outlive_close(slab: Slab) -> None:
     view[:] = 1
     slab.close()
     assert int(view[-1]) == 1
+
+
+def test_an_empty_slab_holds_nothing_though_there_are_views(slab: Slab) -> None:
+    view = slab.view(slab.alloc(3 * MIB, "x"), np.uint8)
+    view[:] = 1
+    handle = os.dup(slab.fd)
+    slab.close()
+    slab.empty()
+    assert os.fstat(handle).st_blocks == 0
+    os.close(handle)
+    del view
+    slab.empty()
+
+
+def test_pages_taken_out_of_the_map_keep_what_is_in_them(slab: Slab) -> None:
+    refs = [slab.alloc(MIB, "x") for _ in range(4)]
+    for k, ref in enumerate(refs):
+        slab.view(ref, np.uint8)[:] = k + 1
+    gauge = Gauge(list)
+    gauge.read(exact=True)
+    before = gauge.mapped()
+    slab.unmap(refs[2], refs[1])
+    gauge.read(exact=True)
+    assert abs(before - gauge.mapped() - 2 * MIB) < MIB // 2
+    assert [int(slab.view(ref, np.uint8)[-1]) for ref in refs] == [1, 2, 3, 4]
+    assert slab.allocated == 4 * MIB
+    slab.unmap()
+    gauge.read(exact=True)
+    assert abs(before - gauge.mapped() - 4 * MIB) < MIB // 2
+    gauge.close()
 
 
 def test_restrict_before_lending(slab: Slab) -> None:
