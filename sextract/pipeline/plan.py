@@ -142,7 +142,9 @@ class Run:
         now = time.monotonic()
         if now - self._looked > 0.1:
             self._looked = now
-            excess = self.gauge.sample() - self.gauge_limit + self._written_to_memory()
+            room = self.gauge_limit - self._written_to_memory()
+            # What processes no longer share shows in an exact look alone.
+            excess = (self.gauge.exact() if self.gauge.sample() > room - MIB else self.gauge.last.total) - room
             if excess > 0:
                 self._give_back(excess)
             if 0 < self._rss_limit < self.gauge.last.rss:
