@@ -202,7 +202,7 @@ class Watch:
         pids: set[int] = set()
         due = time.monotonic()
         # A pause after a look that took longer than it should, so that the run isn't held up all the time.
-        while not self._over.wait(max(due - time.monotonic(), EVERY_S / 5)):
+        while not self._over.wait(max(due - time.monotonic(), EVERY_S / 2)):
             now = due = time.monotonic()
             due += EVERY_S
             if now - searched >= self._search_s:
