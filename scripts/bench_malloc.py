@@ -288,17 +288,20 @@ def timeline(looks: Sequence[Look], asked: list[int] | None) -> dict[str, Any]:
 class Record:
     """What has been measured, kept in a file after each run.
 
-    A file made from other code, columns or field is put aside, since its numbers can't stand beside new ones.
+    A file made from other code, columns or field, or on another machine, is put aside, since its numbers can't stand
+    beside new ones.
     """
 
     def __init__(self, path: Path, facts: dict[str, str] | None = None) -> None:
         self.path = path
         self.made: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        if facts is not None and self.made.get("facts") != facts:
+        here = machine()
+        same = self.made and self.made["facts"] == facts and {**self.made["machine"], "date": ""} == {**here, "date": ""}
+        if facts is not None and not same:
             if self.made:
                 path.rename(path.with_suffix(".old.json"))
-                say(f"{path} is of another field or version; it is {path.with_suffix('.old.json').name} now")
-            self.made = {"facts": facts, "machine": machine(), "missing": [], "runs": {}}
+                say(f"{path} is of another field, version or machine: it is {path.with_suffix('.old.json').name} now")
+            self.made = {"facts": facts, "machine": here, "missing": [], "runs": {}}
 
     @property
     def runs(self) -> dict[str, dict[str, Any]]:
