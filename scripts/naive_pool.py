@@ -30,6 +30,7 @@ from typing import Any
 import fitsio
 import numpy as np
 import sep
+from numpy.lib.recfunctions import repack_fields
 
 TILE = 512
 # Detection looks this far over a tile's edge, and cuts no stamp wider than twice this.
@@ -98,7 +99,7 @@ def detect(tiles: Tiles, key: tuple[int, int]) -> np.ndarray:
     found["x"] += x0
     found["y"] += y0
     inside = (found["x"] >= x) & (found["x"] < x + TILE) & (found["y"] >= y) & (found["y"] < y + TILE)
-    return np.copy(found[["x", "y", "a", "b", "theta", "flux"]][inside])
+    return repack_fields(found[["x", "y", "a", "b", "theta"]][inside])
 
 
 # A source, its stamp, and where it is on it: y, x.
@@ -116,16 +117,16 @@ def stamps(tiles: Tiles, sources: np.ndarray) -> list[Task]:
     return tasks
 
 
-def measure(tasks: list[Task]) -> list[list[float]]:
+def measure(tasks: list[Task]) -> np.ndarray:
     """A row for each source: position, aperture fluxes, Kron radius and flux, half-light radius."""
-    rows = []
-    for source, pixels, y, x in tasks:
+    rows = np.empty((len(tasks), 5 + len(APERTURES)))
+    for k, (source, pixels, y, x) in enumerate(tasks):
         where, shape = ([x], [y]), [[source[name]] for name in ("a", "b", "theta")]
         apertures = [sep.sum_circle(pixels, *where, radius)[0][0] for radius in APERTURES]
         kron = max(sep.kron_radius(pixels, *where, *shape, 6.0)[0][0], 1.4)
         auto = sep.sum_ellipse(pixels, *where, *shape, 2.5 * kron)[0][0]
         half_light = sep.flux_radius(pixels, *where, [6.0 * source["a"]], 0.5, normflux=[auto])[0][0]
-        rows.append([float(value) for value in (source["x"], source["y"], *apertures, kron, auto, half_light)])
+        rows[k] = (source["x"], source["y"], *apertures, kron, auto, half_light)
     return rows
 
 
@@ -209,7 +210,7 @@ def run(path: str, limit: int, workers: int, processes: bool, ledger: str | None
             rows = pool.imap(measure, (stamps(tiles, sources) for sources in found))
         else:
             rows = pool.imap(lambda sources: measure(stamps(tiles, sources)), found)
-        return np.array([row for some in rows for row in some])
+        return np.concatenate(list(rows))
 
 
 def size_of(text: str) -> int:
