@@ -206,7 +206,8 @@ def measured(case: Case, argv: list[str], env: dict[str, str], folder: Path, tim
         "wall": round(wall, 2),
         "cpu": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 2),
         "held": watch.peak,
-        "rss": max((look.rss for look in watch.looks), default=0),
+        "alone": watch.alone,
+        "rss": watch.rss,
         "looks": watch.samples,
         **timeline(watch.looks, allocated(case, watch, folder)),
     }
@@ -247,9 +248,10 @@ def by_ledger(watch: Watch, report: Path) -> list[int]:
     rows = np.array(made["samples"], float)
     at = {name: rows[:, k] for k, name in enumerate(made["columns"])}
     used = (at["held"] - at["slab"] + at["used"]) * made["unit_bytes"]
-    # The report's time begins when the processes are there; both end together.
-    late = max(watch.looks[-1].seconds - made["seconds"], 0.0)
-    return stepped(watch, at["seconds"] + late, used)
+    # The report's time begins when there is a slab, and ends shortly before it goes.
+    ends = max((look.seconds for look in watch.looks if look.shared), default=0.0)
+    steps = stepped(watch, at["seconds"] + max(ends - made["seconds"], 0.0), used)
+    return [min(asked, look.held) for asked, look in zip(steps, watch.looks, strict=True)]
 
 
 def by_malloc(watch: Watch, books: Sequence[Path]) -> list[int] | None:

@@ -158,6 +158,8 @@ class Results:
         size = self.size.replace("x", " × ")
         text = f"{size} pixels{sources}; {m['cpus']} CPUs ({m['model']}), Linux {m['kernel']}, {m['libc']}, "
         text += f"Python {m['python']}, NumPy {m['numpy']}; {m['date']}."
+        more = max((run["alone"] - run["held"] for run in self.of("sextract")), default=0)
+        text += f" Pages of libraries that other programs had mapped, too, would make sextract's up to {mib(more)} MiB more."
         missing = self.made["missing"]
         return text + (f" Not installed, so left out: {', '.join(missing)}." if missing else "")
 

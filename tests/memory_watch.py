@@ -38,6 +38,8 @@ class Look:
         Heaps and stacks, pages of files, shared memory; a page that processes share counts once.
     rss : int
         Sum of the Rss of all processes, where it counts once for each.
+    borrowed : int
+        Pages of files, code mostly, that `file` leaves out because others of the machine have the same files mapped.
     """
 
     seconds: float
@@ -45,6 +47,7 @@ class Look:
     file: int
     shared: int
     rss: int
+    borrowed: int = 0
 
     @property
     def held(self) -> int:
@@ -90,6 +93,11 @@ def resident(pids: Iterable[int]) -> dict[int, list[int]]:
     """Bytes of [anonymous, file, shared] pages in each process's own map, for those that are still there."""
     found = {pid: _fields(f"/proc/{pid}/status", (b"RssAnon", b"RssFile", b"RssShmem")) for pid in pids}
     return {pid: parts for pid, parts in found.items() if parts and any(parts)}
+
+
+def rss(pids: Iterable[int]) -> int:
+    """Bytes resident in these processes, a shared page once in each that has it mapped."""
+    return sum(map(sum, resident(pids).values()))
 
 
 def shared_blocks(pids: Iterable[int]) -> int:
@@ -153,7 +161,8 @@ class Meter:
             self._pids, self._file = set(each), quick[1]
             self._spent += time.monotonic() - now
         parts = (max(value - off, 0) for value, off in zip((*quick, shared), self._off, strict=True))
-        return Look(now - self.began, *parts, sum(map(sum, each.values())))
+        # Processes forked from one another map the same files, so the largest has about all of them.
+        return Look(now - self.began, *parts, sum(map(sum, each.values())), max(self._off[1], 0))
 
 
 class Watch:
@@ -170,6 +179,10 @@ class Watch:
     ----------
     peak : int
         Largest sum of a sample, bytes.
+    alone, borrowed : int
+        The same if nobody else on the machine had the same libraries open; and the most that others saved the run.
+    rss : int
+        Largest sum of Rss, bytes.
     samples : int
         Samples that saw a process.
     looks : list of Look
@@ -192,6 +205,18 @@ class Watch:
     @property
     def peak(self) -> int:
         return max((look.held for look in self.looks), default=0)
+
+    @property
+    def alone(self) -> int:
+        return max((look.held + look.borrowed for look in self.looks), default=0)
+
+    @property
+    def borrowed(self) -> int:
+        return max((look.borrowed for look in self.looks), default=0)
+
+    @property
+    def rss(self) -> int:
+        return max((look.rss for look in self.looks), default=0)
 
     @property
     def samples(self) -> int:
