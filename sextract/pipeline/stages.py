@@ -305,14 +305,16 @@ class Stages:
         """A footprint whose tiles aren't held, or that is too large to be split: its values strip by strip."""
         d = self.deblender
         if why == _deblend.LARGE:
-            if not d.begin_large(i):
-                return _deblend.SCRATCH
+            why = d.begin_large(i)
+            if why != _deblend.DONE:
+                return why
             for second in (False, True):
                 for ya, yb, box, block in self._strips(f, strip):
                     d.fold_large(i, second, ya, yb, block, box.y0, box.x0)
                 if not second:
                     d.middle_large()
-            return _deblend.DONE if d.end_large(i) else _deblend.OUTPUT
+            d.end_large(i)
+            return _deblend.DONE
         if not d.prepare(i):
             return _deblend.SCRATCH
         for ya, yb, box, block in self._strips(f, strip):
