@@ -3,6 +3,9 @@
 ``prepare`` must run before numpy is imported anywhere in the process, since the BLAS starts its threads then; the
 command line does so first.  A program that calls ``extract()`` has its own environment; for it only ``tune_heap`` is
 used, in the forked workers.  This module imports nothing that imports numpy.
+
+Whichever allocator a process was started with is told the same: glibc's, or jemalloc, tcmalloc, mimalloc where they are
+preloaded.  What they offer for that is looked for by name in the process.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ _THREAD_VARIABLES = (
 # From malloc.h and prctl.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _PR_SET_PDEATHSIG, _PR_SET_THP_DISABLE = 1, 41
+# MALLCTL_ARENAS_ALL of jemalloc.h.
+_JEMALLOC_ALL = 4096
 
 _libc: Any = ctypes.CDLL(None, use_errno=True)
 
@@ -50,19 +55,51 @@ def open_standard_streams() -> None:
             os.set_inheritable(fd, True)
 
 
-def tune_heap() -> bool:
-    """Make glibc return what is freed: one arena, blocks from 64 KiB on by mmap.  False under another C library."""
-    mallopt = getattr(_libc, "mallopt", None)
-    if mallopt is None:
-        return False
-    values = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 64 << 10, _M_TRIM_THRESHOLD: 128 << 10, _M_TOP_PAD: 64 << 10}
-    return bool(sum(mallopt(name, value) for name, value in values.items()) == len(values))
+def tune_heap() -> None:
+    """Make the allocator return what is freed, soon."""
+    if mallopt := _function("mallopt"):
+        # One arena, blocks from 64 KiB on by mmap.
+        values = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 64 << 10, _M_TRIM_THRESHOLD: 128 << 10, _M_TOP_PAD: 64 << 10}
+        for name, value in values.items():
+            mallopt(name, value)
+    if _function("mallctl"):
+        # What is freed is kept for ten seconds otherwise.
+        arenas = ["arenas", *(f"arena.{k}" for k in range(_jemalloc_arenas()))]
+        for arena in arenas:
+            for pages in ("dirty", "muzzy"):
+                _jemalloc_set(f"{arena}.{pages}_decay_ms", 0)
+    if set_property := _function("MallocExtension_SetNumericProperty"):
+        set_property(b"tcmalloc.aggressive_memory_decommit", ctypes.c_size_t(1))
 
 
-def trim_heap() -> bool:
-    """Return the free pages inside the heap to the kernel; False under a C library that can't."""
-    malloc_trim = getattr(_libc, "malloc_trim", None)
-    return malloc_trim is not None and malloc_trim(0) == 1
+def trim_heap() -> None:
+    """Return the free pages inside the heap to the kernel."""
+    if malloc_trim := _function("malloc_trim"):
+        malloc_trim(ctypes.c_size_t(0))
+    if mallctl := _function("mallctl"):
+        mallctl(b"arena.%d.purge" % _JEMALLOC_ALL, None, None, None, ctypes.c_size_t(0))
+    if release := _function("MallocExtension_ReleaseFreeMemory"):
+        release()
+    if collect := _function("mi_collect"):
+        collect(ctypes.c_bool(True))
+
+
+def _function(name: str) -> Any:
+    """A function of this process by its name; None if there is none."""
+    return getattr(_libc, name, None)
+
+
+def _jemalloc_arenas() -> int:
+    """How many arenas jemalloc may have."""
+    count, size = ctypes.c_uint(0), ctypes.c_size_t(ctypes.sizeof(ctypes.c_uint))
+    _libc.mallctl(b"arenas.narenas", ctypes.byref(count), ctypes.byref(size), None, ctypes.c_size_t(0))
+    return count.value
+
+
+def _jemalloc_set(name: str, value: int) -> None:
+    """Set a value of type ssize_t; an arena that isn't in use has none."""
+    number = ctypes.c_ssize_t(value)
+    _libc.mallctl(name.encode(), None, None, ctypes.byref(number), ctypes.c_size_t(ctypes.sizeof(number)))
 
 
 def disable_huge_pages() -> bool:

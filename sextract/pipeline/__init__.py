@@ -17,6 +17,7 @@ from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.settings import Settings
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
+from sextract.execution.environment import trim_heap
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
 from sextract.measurement.sky import lacks_celestial
@@ -151,12 +152,15 @@ def _start(
 ) -> tuple[Backend, Gauge, Fit]:
     """Start as many workers as planned, or fewer if they hold more than predicted."""
     workers, limit = planned.workers, planned.budget.limit
+    # What imports and headers left free; all processes have it from here.
+    trim_heap()
     while True:
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
         try:
             gauge = Gauge(backend.pids, slab)
             _warm(backend)
             drop_code_pages()
+            trim_heap()
             measured = gauge.exact()
             fitted = try_fit(limit, workers, infos, settings, plan, measured)
             if fitted.fits:

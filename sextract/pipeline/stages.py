@@ -23,6 +23,7 @@ from sextract.checkimage.checkimage import FRAGMENTS, CheckImages
 from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
+from sextract.execution.environment import trim_heap
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
 from sextract.measurement.stamps import StampCutter, TileGrid
 from sextract.memory.codepages import drop_code_pages
@@ -133,6 +134,7 @@ class Stages:
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
+        self.tabled = False
         self.handlers: dict[int, Callable[[bytes], bytes]] = {
             Kind.SETUP: self.setup,
             Kind.MESH: self.mesh,
@@ -166,6 +168,7 @@ class Stages:
         for name in self.plan.batch:
             MEASUREMENTS.get(name).run(batch)
         drop_code_pages()
+        trim_heap()
         return b""
 
     def setup(self, payload: bytes) -> bytes:
@@ -461,6 +464,11 @@ class Stages:
         for name in self.plan.row.names or ():
             if batch[name] is not rows[name]:
                 rows[name] = batch[name]
+        if not self.tabled:
+            # Code that only the import of libraries needed, and what it left free in the heap.
+            self.tabled = True
+            drop_code_pages()
+            trim_heap()
         return b""
 
 
