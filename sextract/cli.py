@@ -7,6 +7,7 @@ what a run does in ``pipeline``.  Exit codes are in ``errors.py``; a batch of wh
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -27,10 +28,16 @@ from sextract.config.resolve import (
     read_configuration,
     settings_for,
 )
-from sextract.errors import ConfigError, Interrupted, LimitError, SextractError
+from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
+from sextract.execution import _stop
+from sextract.execution.backend import MORE_MEMORY
+from sextract.execution.environment import STOPPING
 from sextract.log import Reporter
 
 SOME_FAILED = 10
+
+# How long a run may take to stop after a signal; a long kernel is left in the middle then.
+STOP_SECONDS = 1.5
 
 USAGE = f"""\
 sextract {__version__}: astronomical source extraction that keeps a memory limit
@@ -76,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         error: SextractError = Interrupted(f"stopped by {exc or 'SIGINT'}; nothing half-written is left")
     except SextractError as exc:
         error = exc
-    except MemoryError as exc:
-        error = LimitError(f"out of memory {exc}".rstrip() + ": raise --mem-limit, or the limit of the machine or job")
     except Exception as exc:
-        return _bug(exc, reporter)
+        if not out_of_memory(exc):
+            return _bug(exc, reporter)
+        error = LimitError(f"out of memory ({f'{type(exc).__name__}: {exc}'.rstrip(': ')}); {MORE_MEMORY}")
     reporter.error(str(error))
     return error.exit_code
 
@@ -149,8 +156,7 @@ def parse_tile_shape(text: str) -> tuple[int, int]:
 
 def _run(argv: list[str], reporter: Reporter) -> int:
     if not argv:
-        sys.stdout.write(USAGE)
-        return 0
+        return _say(USAGE)
     rest, keywords = split_arguments(argv)
     args = _parser().parse_args(rest)
     if args.dump or args.dump_full or args.dump_columns or args.version:
@@ -171,24 +177,23 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     config = read_configuration(options, reporter)
     _check_batch(images, config)
     if len(images) == 1:
-        _one(images[0], config, reporter, args.estimate)
-        return 0
+        return _one(images[0], config, reporter, args.estimate)
     return _batch(images, config, reporter, args.estimate)
 
 
-def _one(image: str, config: Configuration, reporter: Reporter, estimate: bool) -> None:
+def _one(image: str, config: Configuration, reporter: Reporter, estimate: bool) -> int:
     """Process one image."""
     settings = settings_for(image, config, reporter)
     from sextract import pipeline
 
     if estimate:
-        sys.stdout.write(f"{pipeline.estimate(image, settings)}\n")
-        return
+        return _say(f"{pipeline.estimate(image, settings)}\n")
     s = pipeline.run(image, settings, reporter)
     reporter.info(
         f"{s.sources} sources ({s.detected} detected), {s.seconds:.1f} s, {s.mpixel_per_s:.2f} Mpixel/s, "
         f"peak {s.peak_bytes / 2**20:.0f} of {s.limit_bytes / 2**20:.0f} MiB in all processes, {s.workers} workers"
     )
+    return 0
 
 
 def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: bool) -> int:
@@ -268,13 +273,23 @@ def _dump(args: argparse.Namespace) -> int:
         text = dump_columns()
     else:
         text = dump_configuration(full=args.dump_full)
+    return _say(text)
+
+
+def _say(text: str) -> int:
+    """Print what was asked for."""
+    if sys.stdout is None:
+        raise OutputError("can't write to standard output: it is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Its reader (head, say) has seen enough; Python must not complain of it at exit either.
+    except OSError as exc:
+        # Python must not complain of it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if exc.errno == errno.EPIPE:
+            # Its reader (head, say) has seen enough.
+            return 1
+        raise OutputError(f"can't write to standard output: {exc.strerror}") from exc
     return 0
 
 
@@ -325,22 +340,27 @@ def _bug(exc: Exception, reporter: Reporter) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a run as SIGINT does; a second one doesn't disturb the clean-up."""
+    """SIGTERM and SIGHUP stop a run as SIGINT does; a second one doesn't disturb the clean-up, which is given its time."""
+
+    stopped = False
 
     def stop(number: int, frame: object) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        nonlocal stopped
+        # Ignoring the later ones would be simpler, but Python complains of those that are on their way already.
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt(signal.Signals(number).name)
 
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # What is ignored on purpose (nohup) stays ignored.
-    handled = [s for s in wanted if signal.getsignal(s) is not signal.SIG_IGN]
+    handled = [s for s in STOPPING if signal.getsignal(s) is not signal.SIG_IGN]
     before = {}
     try:
         for each in handled:
             before[each] = signal.signal(each, stop)
+            _stop.enforce(each, STOP_SECONDS, Interrupted.exit_code)
         yield
     finally:
+        _stop.relax()
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -1,8 +1,8 @@
 """Files that appear whole or not at all, written without filling the page cache.
 
-An `OutputFile` has a temporary name in the folder of its destination and is moved in place by `commit`.  What is
-written goes to the disk soon after (`WriteBehind`): dirty pages belong to the memory of a cgroup.  It knows no format;
-those are ``fits.py``, ``ascii.py`` and the check-images.
+An `OutputFile` has no name, or a temporary one (``temporary.py``), and gets its own by `commit`.  What is written goes
+to the disk soon after (`WriteBehind`): dirty pages belong to the memory of a cgroup.  It knows no format; those are
+``fits.py``, ``ascii.py`` and the check-images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sextract.catalogue import _io
+from sextract.catalogue import _io, temporary
 from sextract.errors import OutputError
 
 # Written bytes that may wait for the disk, per file and process: two such pieces are in flight.
@@ -41,6 +41,9 @@ def explain(exc: OSError, path: str, option: str) -> OutputError:
         errno.ENAMETOOLONG: "the name is too long",
         errno.EISDIR: "it is a folder",
         errno.EPIPE: "the reader has gone",
+        errno.EBADF: "it is closed",
+        errno.EFBIG: "it grows beyond the largest file allowed (ulimit -f)",
+        errno.EIO: "the device failed (Input/output error)",
     }.get(exc.errno or 0, exc.strerror or str(exc))
     return OutputError(f"can't write {path}: {what}; choose another place with {option}")
 
@@ -94,8 +97,9 @@ class WriteBehind:
 class OutputFile:
     """A file that appears under its name only when `commit` is called.
 
-    A pipe or a device is written directly.  The object may cross a fork or be pickled: each process opens the temporary
-    file itself, and one of them calls `commit` when all have written.
+    A pipe or a device is written directly.  The object may cross a fork or be pickled: a forked process has the file
+    open already, another one opens it through the process that made it, which must still live; and that one calls
+    `commit` when all have written.
 
     Parameters
     ----------
@@ -120,8 +124,9 @@ class OutputFile:
         self.target = path
         self.appended = 0
         self.done = False
-        self._fd = -1
-        self._pid = os.getpid()
+        self.owner = self._pid = os.getpid()
+        self.number = self._fd = -1
+        self.inode = (0, 0)
         self._behind = WriteBehind()
         with self.translated():
             self._open(seekable)
@@ -143,19 +148,12 @@ class OutputFile:
                     f"{self.option}, or CATALOG_TYPE ASCII_HEAD"
                 )
             # Not the resolved name: that of an anonymous pipe behind /dev/stdout can't be opened.
-            self.direct, self.temporary = True, self.path
+            self.direct = True
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-            return
-        folder, name = os.path.split(self.target)
-        for attempt in range(1000):
-            # A run that was killed may have left this very name behind.
-            self.temporary = os.path.join(folder, f".{name[:50]}.{self._pid}-{attempt}.part")
-            try:
-                self._fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                return
-            except FileExistsError:
-                continue
-        raise FileExistsError(errno.EEXIST, "too many temporary files", self.path)
+        else:
+            self._fd, self.temporary = temporary.create(self.target)
+        self.number = self._fd
+        self.inode = _inode(self._fd)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
@@ -177,10 +175,17 @@ class OutputFile:
         """The descriptor of this process."""
         if self._pid != os.getpid():
             with self.translated():
-                flags = os.O_WRONLY if self.direct else os.O_RDWR
-                self._fd = os.open(self.temporary, flags | os.O_CLOEXEC)
+                self._fd = self._inherited()
             self._pid, self._behind = os.getpid(), WriteBehind()
         return self._fd
+
+    def _inherited(self) -> int:
+        """The descriptor in a process that didn't make the file."""
+        with contextlib.suppress(OSError):
+            # A fork has it.  Positions are given with each read and write, so that sharing it does no harm.
+            if _inode(self.number) == self.inode:
+                return self.number
+        return os.open(f"/proc/{self.owner}/fd/{self.number}", (os.O_WRONLY if self.direct else os.O_RDWR) | os.O_CLOEXEC)
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write all of `data` at an absolute position."""
@@ -232,6 +237,12 @@ class OutputFile:
             with self.translated():
                 os.ftruncate(self.fd, nbytes)
 
+    @property
+    def size(self) -> int:
+        """Its length, bytes."""
+        with self.translated():
+            return os.fstat(self.fd).st_size
+
     def finish(self) -> None:
         """Have everything on the disk: from here on `commit` can't fail for lack of space."""
         with self.translated():
@@ -246,7 +257,7 @@ class OutputFile:
         self.finish()
         with self.translated():
             if not self.direct:
-                os.replace(self.temporary, self.target)
+                temporary.publish(self.fd, self.temporary, self.target)
                 _sync_folder(os.path.dirname(self.target))
             self._close()
 
@@ -257,11 +268,11 @@ class OutputFile:
                 os.close(self._fd)
 
     def abort(self) -> None:
-        """Remove the temporary file; nothing happens after `commit`."""
+        """Give the file up; nothing happens after `commit`."""
         if self.done:
             return
         self._close()
-        if not self.direct:
+        if self.temporary:
             with contextlib.suppress(OSError):
                 os.unlink(self.temporary)
 
@@ -285,6 +296,12 @@ class StandardOutput(OutputFile):
 
     def abort(self) -> None:
         """Nothing: what is out is out."""
+
+
+def _inode(fd: int) -> tuple[int, int]:
+    """What tells an open file from every other."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _sync_folder(folder: str) -> None:

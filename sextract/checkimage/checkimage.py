@@ -118,6 +118,7 @@ class CheckImage:
         self.extensions = tuple(ImageExtension(e.width, e.height) for e in extensions)
         self._dtype = np.dtype(np.int32 if kind.integer else np.float32)
         self._cards: list[list[str]] | None = file_cards(extensions, kind.bitpix)
+        self._sealed = False
         self.file = OutputFile(path, OPTION)
         try:
             self.starts, self.bases = self._lay_out()
@@ -240,12 +241,15 @@ class CheckImage:
         sums : sequence of int, optional
             `datasum` of each extension, if workers have found them.
         """
+        if self._sealed:
+            return
         if self._cards is None:
             raise RuntimeError("only the process that made a check-image can seal it")
         found = [self.datasum(i) for i in range(len(self.extensions))] if sums is None else sums
         for start, lines, total in zip(self.starts, self._cards[-len(self.starts) :], found, strict=True):
             self.file.pwrite(cards.sealed(lines, total), start)
         self.file.finish()
+        self._sealed = True
 
     def commit(self) -> None:
         """Move the file in place."""
@@ -308,10 +312,14 @@ class CheckImages(ClosesItself):
         kinds = [(CHECKIMAGES.get(name), image) for name, image in self.images.items()]
         return [(k, i) for k, i in kinds if k.stage == stage or (stage == "tile" and k.render is not None)]
 
-    def close(self, sums: Mapping[str, Sequence[int]] | None = None) -> None:
-        """Seal every image (`CheckImage.seal`, with its `sums` if given), then move all of them in place."""
+    def seal(self, sums: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Seal every image (`CheckImage.seal`, with its `sums` if given): all that may still fail or take long."""
         for name, image in self.images.items():
             image.seal((sums or {}).get(name))
+
+    def close(self, sums: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Seal every image, if that isn't done, then move all of them in place."""
+        self.seal(sums)
         for image in self.images.values():
             image.commit()
 

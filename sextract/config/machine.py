@@ -13,8 +13,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sextract.errors import LimitError
+
 # Beside the limits that are set: a part of the memory that leaves the machine to others.
 PHYSICAL_PART = 4
+
+# Address space that is still to be mapped when a limit is chosen: kernels, astropy and fitsio in a worker (54 MiB with
+# astropy 8), heaps.
+TO_COME_BYTES = 96 << 20
+# Part of a limited address space that is kept for what outgrows the buffers (``memory/overflow.py``).
+OVERFLOW_PART = 8
+# With less for buffers the message that --mem-limit is too small would mislead.
+LEAST_ROOM_BYTES = 32 << 20
 
 # v1 writes "no limit" as a number near 2**63; nothing that large is a limit.
 UNLIMITED = 1 << 60
@@ -62,6 +72,35 @@ def default_mem_limit(
     found.extend(_slurm(environ))
     found.append(Default(_physical(root) // PHYSICAL_PART, "a quarter of the physical memory"))
     return min((d for d in found if d.value > 0), key=lambda d: d.value)
+
+
+def within_address_space(
+    limit: Default,
+    root: Path = Path("/"),
+    rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit,
+) -> Default:
+    """A limit, or what RLIMIT_AS leaves of it: all buffers are mapped in every process, beside programs and libraries.
+
+    Parameters
+    ----------
+    limit : Default
+    root, rlimit
+        See `default_mem_limit`.
+
+    Raises
+    ------
+    LimitError
+        RLIMIT_AS leaves no room for buffers at all.
+    """
+    soft = rlimit(resource.RLIMIT_AS)[0]
+    if soft == resource.RLIM_INFINITY:
+        return limit
+    mapped = int((_read(root / "proc/self/statm").split() or ["0"])[0]) * os.sysconf("SC_PAGE_SIZE")
+    room = soft - mapped - TO_COME_BYTES - soft // OVERFLOW_PART
+    if room < LEAST_ROOM_BYTES:
+        least = -(-(mapped + TO_COME_BYTES + LEAST_ROOM_BYTES) * OVERFLOW_PART // (OVERFLOW_PART - 1) // 2**20)
+        raise LimitError(f"the address space (ulimit -v) of {soft >> 20} MiB is too small: at least {least} MiB are needed")
+    return min(limit, Default(room, "what ulimit -v leaves for buffers"), key=lambda d: d.value)
 
 
 def default_workers(root: Path = Path("/"), cpus: int | None = None) -> Default:

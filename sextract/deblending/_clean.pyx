@@ -298,17 +298,6 @@ def drop(Source[::1] table, int64_t n):
             table[i].number = -1 - eater if eater >= 0 else GONE
 
 
-def freed_between(const Fragment[::1] freed, int64_t y0, int64_t y1, Fragment[::1] out, int64_t n):
-    """Put fragments of rows y0 <= y < y1 behind the `n` that are in `out`; how many it would hold, if it is full, too."""
-    cdef int64_t k
-    for k in range(freed.shape[0]):
-        if y0 <= freed[k].y < y1:
-            if n < out.shape[0]:
-                out[n] = freed[k]
-            n += 1
-    return n
-
-
 def sort_rows(Fragment[::1] fragments):
     """Sort by row, in place."""
     cdef int64_t n = fragments.shape[0], gap = first_gap(n), i, j

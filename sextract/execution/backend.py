@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sextract.errors import Interrupted, SextractError, WorkerError
+from sextract.errors import Interrupted, LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.messages import check_payload
 
 Handler = Callable[[int, bytes], bytes]
 # Called once in each worker, after it was forked, with the worker's slot; a replacement has the slot of the dead one.
 HandlerFactory = Callable[[int], Handler]
+
+MORE_MEMORY = "raise the limit of the machine or job (ulimit -v and -d, the cgroup), or lower --mem-limit and --workers"
 
 # One task being worked on and one waiting, so that a worker needn't idle while its answer travels.
 TASKS_PER_WORKER = 2
@@ -100,6 +102,14 @@ class Backend(Protocol):
         """
         ...
 
+    def resize(self, workers: int) -> None:
+        """Have that many workers from now on, 0 included: the last ones end with all their memory, or new ones start.
+
+        ValueError if tasks are outstanding.  New workers get the latest broadcast of each kind.  Does nothing where tasks run
+        in this process.
+        """
+        ...
+
     def pids(self) -> list[int]:
         """Processes that the backend holds beside this one."""
         ...
@@ -110,7 +120,7 @@ class Backend(Protocol):
 
 
 def call(handler: Handler, kind: int, payload: bytes) -> bytes:
-    """Run a handler; what isn't a SextractError becomes a WorkerError with the traceback."""
+    """Run a handler; what isn't a SextractError becomes a WorkerError with the traceback, or a LimitError."""
     try:
         reply = handler(kind, payload)
         check_payload(reply)
@@ -118,7 +128,11 @@ def call(handler: Handler, kind: int, payload: bytes) -> bytes:
     except SextractError:
         raise
     except Exception as exc:
-        raise WorkerError(f"a worker failed in a task of kind {kind}:\n{traceback.format_exc()}") from exc
+        if not out_of_memory(exc):
+            raise WorkerError(f"a worker failed in a task of kind {kind}:\n{traceback.format_exc()}") from exc
+        said = f"{type(exc).__name__}: {exc}".rstrip(": ")
+    # What was held on the way here is free again.
+    raise LimitError(f"a worker is out of memory ({said}); {MORE_MEMORY}")
 
 
 class SerialBackend:
@@ -166,6 +180,9 @@ class SerialBackend:
         """See `Backend`; raises here what the handler raises."""
         check_payload(payload)
         call(self._handler, kind, payload)
+
+    def resize(self, workers: int) -> None:
+        """See `Backend`: nothing."""
 
     def pids(self) -> list[int]:
         """See `Backend`: none."""

@@ -3,9 +3,6 @@
 ``prepare`` must run before numpy is imported anywhere in the process, since the BLAS starts its threads then; the
 command line does so first.  A program that calls ``extract()`` has its own environment; for it only ``tune_heap`` is
 used, in the forked workers.  This module imports nothing that imports numpy.
-
-Whichever allocator a process was started with is told the same: glibc's, or jemalloc, tcmalloc, mimalloc where they are
-preloaded.  What they offer for that is looked for by name in the process.
 """
 
 from __future__ import annotations
@@ -13,7 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from typing import Any
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from sextract.memory.heap import tune_heap
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -24,11 +26,13 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-# From malloc.h and prctl.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
+# From prctl.h.
 _PR_SET_PDEATHSIG, _PR_SET_THP_DISABLE = 1, 41
-# MALLCTL_ARENAS_ALL of jemalloc.h.
-_JEMALLOC_ALL = 4096
+
+# What stops a run, by a user, a batch system or a terminal that closes.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# `errors.Interrupted`'s; nothing else of it is needed here.
+_INTERRUPTED = 75
 
 _libc: Any = ctypes.CDLL(None, use_errno=True)
 
@@ -44,62 +48,44 @@ def prepare() -> None:
     disable_huge_pages()
 
 
+def leave_on_signals() -> None:
+    """While there is nothing to clean up, SIGINT, SIGTERM and SIGHUP end the process with the code of a stopped run."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        os.write(2, f"> *ERROR*: stopped by {signal.Signals(number).name}\n".encode())
+        os._exit(_INTERRUPTED)
+
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that would stop the run wait until this is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def open_standard_streams() -> None:
-    """Point closed standard descriptors at /dev/null, or the next socket would be taken for stderr."""
-    for fd in (0, 1, 2):
+    """Point closed standard descriptors at /dev/null, or the next socket would be taken for stderr.
+
+    What is said on a stderr that is closed goes nowhere; a catalogue for a stdout that is closed must not, so writing
+    there stays an error.
+    """
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
         except OSError:
             # The lowest free descriptor is the one that is missing.
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, mode)
             os.set_inheritable(fd, True)
-
-
-def tune_heap() -> None:
-    """Make the allocator return what is freed, soon."""
-    if mallopt := _function("mallopt"):
-        # One arena, blocks from 64 KiB on by mmap.
-        values = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 64 << 10, _M_TRIM_THRESHOLD: 128 << 10, _M_TOP_PAD: 64 << 10}
-        for name, value in values.items():
-            mallopt(name, value)
-    if _function("mallctl"):
-        # What is freed is kept for ten seconds otherwise.
-        arenas = ["arenas", *(f"arena.{k}" for k in range(_jemalloc_arenas()))]
-        for arena in arenas:
-            for pages in ("dirty", "muzzy"):
-                _jemalloc_set(f"{arena}.{pages}_decay_ms", 0)
-    if set_property := _function("MallocExtension_SetNumericProperty"):
-        set_property(b"tcmalloc.aggressive_memory_decommit", ctypes.c_size_t(1))
-
-
-def trim_heap() -> None:
-    """Return the free pages inside the heap to the kernel."""
-    if malloc_trim := _function("malloc_trim"):
-        malloc_trim(ctypes.c_size_t(0))
-    if mallctl := _function("mallctl"):
-        mallctl(b"arena.%d.purge" % _JEMALLOC_ALL, None, None, None, ctypes.c_size_t(0))
-    if release := _function("MallocExtension_ReleaseFreeMemory"):
-        release()
-    if collect := _function("mi_collect"):
-        collect(ctypes.c_bool(True))
-
-
-def _function(name: str) -> Any:
-    """A function of this process by its name; None if there is none."""
-    return getattr(_libc, name, None)
-
-
-def _jemalloc_arenas() -> int:
-    """How many arenas jemalloc may have."""
-    count, size = ctypes.c_uint(0), ctypes.c_size_t(ctypes.sizeof(ctypes.c_uint))
-    _libc.mallctl(b"arenas.narenas", ctypes.byref(count), ctypes.byref(size), None, ctypes.c_size_t(0))
-    return count.value
-
-
-def _jemalloc_set(name: str, value: int) -> None:
-    """Set a value of type ssize_t; an arena that isn't in use has none."""
-    number = ctypes.c_ssize_t(value)
-    _libc.mallctl(name.encode(), None, None, ctypes.byref(number), ctypes.c_size_t(ctypes.sizeof(number)))
+    # Python has none where the descriptor was closed: what is printed goes nowhere, but an attribute of it is an error.
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def disable_huge_pages() -> bool:

@@ -76,6 +76,8 @@ class StampCutter(Cutter):
         Rows first_row <= y < final_row have masks, and these are final.
     masking : bool
         MASK_TYPE isn't NONE.
+    settle : callable, optional
+        Called when a single window has been cut: a giant's may have touched many pages of what lies on disk.
     """
 
     grid: TileGrid
@@ -90,6 +92,7 @@ class StampCutter(Cutter):
     first_row: int
     final_row: int
     masking: bool
+    settle: Callable[[], None] = lambda: None
 
     def pixels(self, box: Box, out: NDArray[np.float32]) -> None:
         """Pixels of a box without any mask."""
@@ -108,6 +111,7 @@ class StampCutter(Cutter):
             g, own = self.grid, self.own(source)
             masks = self.slab, self.runs, g.width, g.rows, g.columns, own, self._freed(box), self.mask
             _stamps.hide(out, box.y0, box.x0, *masks)
+            self.settle()
 
     def own(self, source: int) -> NDArray[Any]:
         """See `measure.Cutter`."""

@@ -17,6 +17,7 @@ import os
 import resource
 from typing import Any
 
+from sextract.config.machine import OVERFLOW_PART
 from sextract.errors import ConfigError
 from sextract.memory.spill import explain_scratch, open_unlinked, scratch_folder
 from sextract.memory.writeback import start_writing
@@ -24,8 +25,6 @@ from sextract.records import BlockRef
 
 # Address space, and what one run may have on disk at the same time.
 MOST_BYTES = 64 << 30
-# Of a limited address space no more than that.
-_ADDRESS_PART = 8
 _PAGE = 4096
 
 _FALLOC_PUNCH = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
@@ -39,10 +38,14 @@ _MAP_FIXED = 0x10
 _MADV_DONTNEED = 4
 
 
-def overflow_bytes() -> int:
-    """How much address space there may be behind the slab."""
-    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
-    most = MOST_BYTES if soft == resource.RLIM_INFINITY else min(MOST_BYTES, soft // _ADDRESS_PART)
+def overflow_bytes(base: int) -> int:
+    """How much address space there may be behind `base` bytes of slab."""
+    most = MOST_BYTES
+    addresses, file_size = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE))
+    if addresses != resource.RLIM_INFINITY:
+        most = min(most, addresses // OVERFLOW_PART)
+    if file_size != resource.RLIM_INFINITY:
+        most = min(most, max(file_size - base, 0))
     return most // _PAGE * _PAGE
 
 
@@ -134,7 +137,9 @@ class Overflow:
 
 
 def open_overflow(folder: str, base: int) -> Overflow | None:
-    """An overflow, or None where no folder is fit for one: only a run that needs it fails then."""
+    """An overflow, or None where no folder is fit for one, or no address: only a run that needs it fails then."""
+    if not overflow_bytes(base):
+        return None
     try:
         return Overflow(folder, base)
     except (ConfigError, OSError):

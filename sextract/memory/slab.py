@@ -46,6 +46,8 @@ _HEADROOM_SLACK = 1 << 20
 # Growth that may pass between two looks at the headroom, at most.
 _HEADROOM_STALE = 32 << 20
 _POISON = 0xFF
+# From linux/memfd.h; Python knows the first, or neither.
+_MFD_CLOEXEC, _MFD_NOEXEC_SEAL = 0x0001, 0x0008
 
 
 class SlabFull(LimitError):
@@ -73,15 +75,46 @@ def _footprint(nbytes: int) -> int:
     return _round_up(max(nbytes, 1), _PAGE if nbytes >= _LARGE else _ALIGN)
 
 
-def _memfd() -> int:
+def _memfd(flags: int = _MFD_CLOEXEC | _MFD_NOEXEC_SEAL) -> int:
     """An anonymous file in memory, closed on exec."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("sextract")
-    # A Python that was built against an old C library (conda's) lacks what the system has.
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = int(libc.memfd_create(b"sextract", 1))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create("sextract", flags)
+        # A Python that was built against an old C library (conda's) lacks what the system has.
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = int(libc.memfd_create(b"sextract", flags)) if hasattr(libc, "memfd_create") else -1
+        if fd < 0:
+            raise OSError(ctypes.get_errno() or errno.ENOSYS, os.strerror(ctypes.get_errno() or errno.ENOSYS))
+        return fd
+    except OSError as exc:
+        # Kernels before 6.3 don't know the second flag, later ones may ask for it.
+        if exc.errno == errno.EINVAL and flags & _MFD_NOEXEC_SEAL:
+            return _memfd(_MFD_CLOEXEC)
+        raise
+
+
+def _anonymous_file(nbytes: int) -> int:
+    """A memfd; in a sandbox that forbids those, a file without a name in /dev/shm, if that has room for `nbytes`.
+
+    Raises
+    ------
+    LimitError
+    """
+    try:
+        return _memfd()
+    except OSError as exc:
+        why = f"memfd_create: {exc.strerror}"
+    try:
+        fd = os.open("/dev/shm", os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise LimitError(f"can't make a buffer in memory ({why}; /dev/shm: {exc.strerror})") from exc
+    room = os.fstatvfs(fd)
+    free = room.f_bavail * room.f_frsize
+    if free < nbytes:
+        os.close(fd)
+        raise LimitError(
+            f"can't make a buffer in memory ({why}), and /dev/shm has room for {free >> 20} MiB: lower --mem-limit to that"
+        )
     return fd
 
 
@@ -131,13 +164,10 @@ class Slab:
         self._headroom = headroom
         self._unchecked = 0
         self._poison = os.environ.get("SEXTRACT_DEBUG_POISON", "") == "1"
-        try:
-            self._fd = _memfd()
-        except OSError as exc:
-            raise LimitError(f"can't make a buffer in memory ({exc.strerror}): lower --mem-limit") from exc
         self.overflow = None if scratch_dir is None else open_overflow(scratch_dir, self.capacity)
-        behind = overflow_bytes() if self.overflow is not None else 0
+        behind = overflow_bytes(self.capacity) if self.overflow is not None else 0
         self.extent = self.capacity + behind
+        self._fd = _anonymous_file(self.capacity)
         try:
             # As long as the mapping, though nothing of it is ever used behind the capacity.
             os.ftruncate(self._fd, self.extent)
@@ -147,9 +177,9 @@ class Slab:
                 self.overflow.attach(start + self.capacity, behind)
         except OSError as exc:
             os.close(self._fd)
-            raise LimitError(
-                f"can't map {size_text(self.capacity)} of buffers ({exc.strerror}): lower --mem-limit"
-            ) from exc
+            # The largest file allowed holds for nameless ones in memory, too.
+            why = f"{exc.strerror}; ulimit -f" if exc.errno == errno.EFBIG else f"{exc.strerror}; ulimit -v"
+            raise LimitError(f"can't map {size_text(self.capacity)} of buffers ({why}): lower --mem-limit") from exc
         # A crashed worker's core holds its own state, not the image.
         self._map.madvise(mmap.MADV_DONTDUMP)
         self.ledger = Ledger(self.capacity)

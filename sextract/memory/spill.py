@@ -6,7 +6,6 @@ appends, all may read.  It decides nothing about what goes there, and image tile
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import Any
 
@@ -127,18 +126,22 @@ class Spill:
             try:
                 while done < view.nbytes:
                     done += os.pwrite(self._fd, view[done:], offset + done)
+                self._behind.wrote(offset, view.nbytes)
             except OSError as exc:
-                if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-                    raise
                 raise explain_scratch(exc, self._folder, view.nbytes) from exc
-            self._behind.wrote(offset, view.nbytes)
 
     def get(self, offset: int, nbytes: int, out: Bytes) -> None:
         """Read bytes back into `out` (at least `nbytes` long); any process."""
         with _as_bytes(out) as whole, whole[:nbytes] as view:
             done = 0
             while done < nbytes:
-                got = os.preadv(self._fd, [view[done:]], offset + done)
+                try:
+                    got = os.preadv(self._fd, [view[done:]], offset + done)
+                except OSError as exc:
+                    raise OutputError(
+                        f"can't read {nbytes} bytes of scratch in {self._folder} ({exc.strerror}): name another folder "
+                        f"with --scratch"
+                    ) from exc
                 if got == 0:
                     raise ValueError(f"scratch bytes {offset}..{offset + nbytes} were never written")
                 done += got

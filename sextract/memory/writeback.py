@@ -7,6 +7,7 @@ the spill file; catalogues and check-images, which are written in scattered rang
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections import deque
 
@@ -16,15 +17,27 @@ _PENDING = 2
 
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
 
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+# A disk that is full or fails may tell only now.  Anything else means that this file has nothing to sync.
+_FAILED = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+_sync_file_range = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
 if _sync_file_range is not None:
     _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 def _sync(fd: int, offset: int, nbytes: int, wait: bool) -> None:
-    """Start writing a range of a file, or wait until it is written; quietly nothing where a file system can't."""
+    """Start writing a range of a file, or wait until it is written; nothing where a file system can't.
+
+    Raises
+    ------
+    OSError
+        The disk is full or has failed.
+    """
     if _sync_file_range is not None:
-        _sync_file_range(fd, offset, nbytes, (_WAIT_BEFORE | _WRITE | _WAIT_AFTER) if wait else _WRITE)
+        bad = _sync_file_range(fd, offset, nbytes, (_WAIT_BEFORE | _WRITE | _WAIT_AFTER) if wait else _WRITE)
+        code = ctypes.get_errno()
+        if bad and code in _FAILED:
+            raise OSError(code, os.strerror(code))
     elif wait:
         os.fdatasync(fd)
 

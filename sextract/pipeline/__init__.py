@@ -16,14 +16,15 @@ from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.settings import Settings
+from sextract.errors import WorkerError
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
-from sextract.execution.environment import trim_heap
+from sextract.execution.environment import uninterrupted
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
 from sextract.measurement.sky import lacks_celestial
 from sextract.memory.budget import size_text
-from sextract.memory.codepages import drop_code_pages
 from sextract.memory.gauge import Gauge
+from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.pipeline.estimate import Estimate, estimate
 from sextract.pipeline.extraction import Extraction
@@ -108,6 +109,14 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         work = Run(images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, in_memory.catalogue)
         detected = sum(_extension(work, k, layout, started) for k, layout in enumerate(fitted.layouts))
         gauge.exact()
+        for source in images:
+            source.check_unchanged()
+        backend.close()
+        # What may fail comes first, so that there are all outputs or none.
+        checks.seal()
+        with uninterrupted():
+            writer.close()
+            checks.close()
     seconds = time.monotonic() - started
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
@@ -125,6 +134,8 @@ def _extension(work: Run, index: int, layout: Layout, started: float) -> int:
         frame = extraction.measure_background()
         work.writer.begin_extension(frame)
         facts = extraction.extract()
+        if work.shelf is not None:
+            work.shelf.complete(work)
         news = outcome(time.monotonic() - started, work.gauge.peak)
         work.writer.end_extension(replace(facts, environment=news))
     work.reporter.info(f"Objects: {facts.detected:<8d} detected / {facts.extracted:<8d} sextracted")
@@ -152,15 +163,14 @@ def _start(
 ) -> tuple[Backend, Gauge, Fit]:
     """Start as many workers as planned, or fewer if they hold more than predicted."""
     workers, limit = planned.workers, planned.budget.limit
-    # What imports and headers left free; all processes have it from here.
-    trim_heap()
+    # What imports and headers left free: all processes come from this one.
+    give_back()
     while True:
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
         try:
             gauge = Gauge(backend.pids, slab)
             _warm(backend)
-            drop_code_pages()
-            trim_heap()
+            give_back()
             measured = gauge.exact()
             fitted = try_fit(limit, workers, infos, settings, plan, measured)
             if fitted.fits:
@@ -181,4 +191,6 @@ def _warm(backend: Backend) -> None:
         for result in backend.wait():
             if result.error is not None:
                 raise result.error
+            if result.died is not None:
+                raise WorkerError(f"measuring a made-up star crashed two workers ({result.died}): was this built for this CPU?")
             left.discard(result.ticket)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 # A task of about ten milliseconds.
 FOOTPRINTS_PER_TASK = 192
 PIXELS_PER_TASK = 60_000
+
+# Of a giant that lies on disk.
+FRAGMENTS_AT_ONCE = 65536
 
 # Shares of the work, for the progress bar.
 MESH_SHARE, SCAN_SHARE = 0.1, 0.3
@@ -106,7 +110,7 @@ class Extraction:
         cells_left = next(todo, None)
         while cells_left or self.desk.busy:
             while cells_left and self.desk.backend.idle_slots() > 0:
-                self.desk.submit(Kind.MESH, pack(*cells_left), self._meshed)
+                self._submit_mesh(*cells_left)
                 cells_left = next(todo, None)
             self.desk.wait()
         background = self.run.attach_background(maps, grid)
@@ -136,6 +140,12 @@ class Extraction:
             raise InputError(text)
         self.run.reporter.warning(text)
         background.give_up()
+
+    def _submit_mesh(self, j0: int, j1: int, i0: int, i1: int) -> None:
+        """Background cells [i0, i1) in rows of cells [j0, j1)."""
+        what = f"the background of rows {self.layout.mesh.rows(j0)[0] + 1} to {self.layout.mesh.rows(j1 - 1)[1]}"
+        crashed = partial(self.desk.give_up, what=what)
+        self.desk.submit(Kind.MESH, pack(j0, j1, i0, i1), self._meshed, crashed=crashed)
 
     def _meshed(self, reply: Reply) -> None:
         bad, cells = reply.tolist()
@@ -180,6 +190,8 @@ class Extraction:
             self.settings,
             g.width,
             g.height,
+            g.rows,
+            g.across * g.down,
             lambda s: self.run.reach_rows(s, g.height),
         )
         # What is lent out while nothing waits for its turn.
@@ -295,6 +307,7 @@ class Extraction:
             else:
                 self._grow_pool()
         self.fed_row = y0 + rows
+        self.desk.settle()
         if joined is not None:
             self.slab.free(joined)
 
@@ -318,7 +331,9 @@ class Extraction:
             n, pieces, pixels = self.components.next_closed(PIXELS_PER_TASK, FOOTPRINTS_PER_TASK, 1 << 20)
             ref = self.desk.alloc(n * FOOTPRINT.itemsize + pieces * FRAGMENT.itemsize, "footprints")
             footprints = self.desk.view(ref, FOOTPRINT, n)
-            self.components.drain(footprints, self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize))
+            fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
+            while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE)) < pieces:
+                self.desk.settle()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)
@@ -384,12 +399,12 @@ class Extraction:
         self.slab.free(out)
         self._release_giant(part)
         if part.last - part.first == 1:
-            if part.whole:
-                self.desk.give_up(died)
             f = self.desk.view(b.ref, FOOTPRINT, b.nfoot)[part.first]
+            what = f"the footprint of {f['npix']} pixels about ({f['xmin'] + 1}, {f['ymin'] + 1})"
+            if part.whole:
+                self.desk.give_up(died, f"{what}, not deblended,")
             self.run.reporter.warning(
-                f"the footprint of {f['npix']} pixels about ({f['xmin'] + 1}, {f['ymin'] + 1}) crashed two workers ({died}): "
-                "it is not deblended, FLAGS 128"
+                f"{what} crashed two workers ({died}): it is not deblended, FLAGS 128"
             )
             self.parts.appendleft((b, Part(part.first, part.last, whole=True)))
             return

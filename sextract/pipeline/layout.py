@@ -19,7 +19,7 @@ from sextract.measurement.measure import MEASUREMENTS
 from sextract.measurement.sky import lacks_celestial
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, Budget, size_text
-from sextract.pipeline.runs import TILE_BYTES as RUNS_TILE_BYTES
+from sextract.pipeline.runs import ENTRY_BYTES
 from sextract.pipeline.stages import READ_BYTES, Plan, held_bytes, reading_bytes, runs_block_bytes
 from sextract.reading.source import ImageInfo
 
@@ -42,6 +42,8 @@ FEW_ROWS, MANY_ROWS = 16, 64
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
 # share, as if nobody else on the machine had them open.
 PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 12.0))
+# The slab while sky positions are worked out late: some rows at a time.
+LATE_BYTES = 2 * MIB
 # What astropy.wcs takes in the one worker that imports it, measured with astropy 8.
 ASTROPY_BYTES = 42 * MIB
 
@@ -95,11 +97,15 @@ class Fit:
     workers : int
         0: everything in one process.
     layouts : tuple of Layout
+    late : Budget or None
+        Where the limit has no room for astropy beside pixels: how it is split when sky positions are worked out in the end, by
+        one worker with a slab of almost nothing.
     """
 
     budget: Budget
     workers: int
     layouts: tuple[Layout, ...]
+    late: Budget | None = None
 
     @property
     def need_bytes(self) -> int:
@@ -109,7 +115,7 @@ class Fit:
     @property
     def fits(self) -> bool:
         """Whether the slab is large enough."""
-        return self.budget.slab >= self.need_bytes
+        return self.budget.slab >= self.need_bytes and (self.late is None or self.late.slab >= LATE_BYTES)
 
 
 def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) -> Layout:
@@ -136,7 +142,8 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     low = max(workers * tile_bytes, giant if giant > scratch else 0)
     passing = low + workers * (runs + TASK_BYTES) + joining + TABLE_BYTES
     maps, complete = Background.storage_bytes(mesh), Background.complete_scratch_bytes(mesh)
-    need = maps + RUNS_TILE_BYTES * tiles.across * tiles.down + workers * scratch + max(complete, passing)
+    entries = (tiles.across + 1) * tiles.down * ENTRY_BYTES + 16 * tiles.down
+    need = maps + entries + workers * scratch + max(complete, passing)
     cells = _cells_at_once(mesh, scratch - reading, workers)
     return Layout(mesh, tiles, cells, maps, complete, scratch, giant, low, tile_bytes, pool, need)
 
@@ -179,24 +186,21 @@ def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: i
     return min(rows, info.height), columns
 
 
-def base_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
-    """What the processes of a run hold before the first buffer, with what libraries will add, predicted.
+def base_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
+    """What the processes of a run hold before the first buffer, with what libraries will add, astropy apart; predicted.
 
     Parameters
     ----------
     workers : int
         0: everything in one process.
     infos : sequence of ImageInfo
-    plan : Plan
     """
-    processes = PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES
-    return processes + LIBRARY_BYTES + library_bytes(workers, infos, plan)
+    return (PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES) + LIBRARY_BYTES + decoding_bytes(workers, infos)
 
 
-def library_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
-    """What libraries hold on their own heaps once a run has come to use them: astropy for sky positions, cfitsio."""
-    decoding = max(workers, 1) * max(info.library_bytes for info in infos)
-    return decoding + (ASTROPY_BYTES if uses_astropy(infos, plan) else 0)
+def decoding_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
+    """What cfitsio holds on its own heap once workers decode."""
+    return max(workers, 1) * max(info.library_bytes for info in infos)
 
 
 def uses_sky(plan: Plan) -> bool:
@@ -214,15 +218,30 @@ def try_fit(
 ) -> Fit:
     """Split a limit for a number of workers and lay all extensions out; see `Fit.fits`.
 
+    If astropy has no room beside pixels, sky positions come late; but not where one process does everything, which can't get
+    rid of astropy before the next extension.
+
     Parameters
     ----------
     limit, workers, infos, settings, plan
     measured : int
         Base as measured, if it was; what is predicted counts if it is more.
     """
-    base = max(base_bytes(workers, infos, plan), measured + library_bytes(workers, infos, plan) if measured else 0)
-    budget = Budget(limit, base, workers + 2 if workers else 1)
-    return Fit(budget, workers, tuple(lay_out(info, settings, workers, budget.slab) for info in infos))
+    base = base_bytes(workers, infos)
+    base = max(base, measured + decoding_bytes(workers, infos) if measured else 0)
+    processes = workers + 2 if workers else 1
+    sky = ASTROPY_BYTES * uses_astropy(infos, plan)
+
+    def split(base: int, late: Budget | None = None) -> Fit:
+        budget = Budget(limit, base, processes)
+        return Fit(budget, workers, tuple(lay_out(info, settings, workers, budget.slab) for info in infos), late)
+
+    fitted = split(base + sky)
+    if fitted.fits or not sky or (workers == 0 and len(infos) > 1):
+        return fitted
+    one = base - max(workers - 1, 0) * WORKER_BYTES
+    late = split(base, Budget(limit, one + sky, min(processes, 3)))
+    return late if late.fits else fitted
 
 
 def smallest_limit(
@@ -257,7 +276,7 @@ def fit(
         Not even one process fits.
     """
     for n in range(workers, -1, -1):
-        if n == 0 or base_bytes(n, infos, plan) < limit:
+        if n == 0 or base_bytes(n, infos) < limit:
             found = try_fit(limit, n, infos, settings, plan, measured)
             if found.fits:
                 return found

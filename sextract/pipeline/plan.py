@@ -26,6 +26,7 @@ from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab
 from sextract.memory.tiles import TileManager
 from sextract.pipeline.layout import Fit
+from sextract.pipeline.shelf import Shelf
 from sextract.pipeline.stages import Plan
 from sextract.reading.header import gain_and_saturation, pixel_scale_from
 from sextract.reading.source import ImageInfo, ImageSource
@@ -86,6 +87,8 @@ class Run:
         See their classes.
     parents : int
         Last ID_PARENT given; it goes on through extensions.
+    shelf : Shelf or None
+        Where rows wait for sky positions, if these come late.
     barren : int
         Extensions so far in which no background could be measured.
     sources_per_task : int
@@ -106,6 +109,7 @@ class Run:
         self._looked = 0.0
         self._catalogue_in_memory = catalogue_in_memory
         self._need = fit.need_bytes
+        self.shelf = Shelf(plan.row, fit.late.slab, settings.resources.scratch_dir) if fit.late is not None else None
         # The kernel's share is in no process's memory.  Between two looks there is time to grow, too.
         self.gauge_limit = fit.budget.limit - max(dict(fit.budget.lines())["kernel"], MIB)
         self._reaches = [m.reach for name in plan.batch if (m := MEASUREMENTS.get(name)).reach is not None]
@@ -180,6 +184,13 @@ class Run:
         half = np.where(np.isfinite(half), np.minimum(half, height), height) + 2 * MARGIN + 2
         rows: NDArray[np.int64] = np.ceil(np.nan_to_num(sources["y"], nan=0.0) + half).astype(np.int64)
         return rows
+
+    def take(self, rows: NDArray[Any]) -> None:
+        """Measured rows, in order: to the catalogue, or to where they wait for sky positions."""
+        if self.shelf is None:
+            self.write(rows)
+        else:
+            self.shelf.put(rows)
 
     def write(self, rows: NDArray[Any]) -> None:
         """Give rows to the catalogue: the columns requested come first in each."""

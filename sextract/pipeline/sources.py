@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from sextract.config.settings import Settings
 from sextract.deblending import _clean
 from sextract.errors import ConfigError
-from sextract.memory.slab import SlabFull
-from sextract.pipeline.runs import RunStore
+from sextract.pipeline.runs import Freed, RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
@@ -25,15 +24,15 @@ from sextract.records import FRAGMENT, SOURCE, BlockRef
 HEADS = 16384
 FOUND = 65536
 
-# Freed fragments whose first and last row are noted together.
-PORTION = 2048
+# Fragments that are freed at a time, unless one source has more.
+PORTION = 4096
 
 # Sources that are told their reach at a time: no array made of them is large.
 NUMBERED = 512
 
 Reach = Callable[[NDArray[Any]], NDArray[np.int64]]
 
-NO_FRAGMENTS, NO_EATEN = np.empty(0, FRAGMENT), np.empty(0, EATEN)
+NO_EATEN = np.empty(0, EATEN)
 
 
 class SourceTable:
@@ -46,8 +45,8 @@ class SourceTable:
     slab_bytes : uint8 array
         The whole slab.
     settings : Settings
-    width, height : int
-        Frame.
+    width, height, band_rows, first_band : int
+        Frame, rows of a tile, and the number of the first band of freed fragments in the store.
     reach : callable
         Rows to which sources will look (`plan.Run.reach_rows`).
 
@@ -57,6 +56,8 @@ class SourceTable:
         Rows of the table that have their final state, and those that were given to a batch.
     detected, number : int
         Sources before CLEAN, and the last NUMBER given.
+    freed : Freed
+        Fragments that CLEAN freed.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class SourceTable:
         settings: Settings,
         width: int,
         height: int,
+        band_rows: int,
+        first_band: int,
         reach: Reach,
     ) -> None:
         self.store, self.slab, self.bytes, self.reach = store, slab, slab_bytes, reach
@@ -82,9 +85,8 @@ class SourceTable:
         self._follow_ref: BlockRef | None = None
         self.base = 0
         self._grow(2048)
-        self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * 4096, "clean")
-        self._nfreed = 0
-        self._portions: list[tuple[int, int]] = []
+        self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * PORTION, "clean")
+        self.freed = Freed(store, slab_bytes, first_band, band_rows, height)
         self.numbered = self.batched = 0
         self.number = self.detected = 0
         self._outputs: deque[tuple[int, BlockRef]] = deque()
@@ -132,13 +134,10 @@ class SourceTable:
         sources = self._view(out, SOURCE, nsources, room * FRAGMENT.itemsize)
         kept = self.store.settle(out, nfragments * FRAGMENT.itemsize, "sources")
         sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + kept.offset
-        if self.count + nsources > len(self._table):
+        if self.count + nsources > len(self._table) and written - self.base > len(self._table) // 8:
             self._compact(written)
         if self.count + nsources > len(self._table):
-            try:
-                self._grow(2 * (self.count + nsources))
-            except SlabFull:
-                self._grow((self.count + nsources) * 9 // 8)
+            self._grow(2 * (self.count + nsources))
         upto = self.count + nsources
         self._table[self.count : upto] = sources
         self.detected += nsources
@@ -146,19 +145,17 @@ class SourceTable:
         self.slab.free(out)
         while True:
             room = self._freed_ref.nbytes // FRAGMENT.itemsize
-            n, more = self.cleaner.add(upto, self.bytes, self._view(self._freed_ref, FRAGMENT, room)[self._nfreed :])
-            self._nfreed += n
+            freed = self._view(self._freed_ref, FRAGMENT, room)
+            n, more = self.cleaner.add(upto, self.bytes, freed)
+            for first in range(0, n, PORTION):
+                self.freed.add(freed[first : min(first + PORTION, n)])
             if more == 0:
                 return
             if more < 0:
                 raise ConfigError(f"CLEAN: a source has over {FOUND} neighbours; raise DETECT_MINAREA or DETECT_THRESH")
-            self._grow_freed(max(2 * room, self._nfreed + more))
-
-    def _grow_freed(self, room: int) -> None:
-        new, n = self.store.alloc_somewhere(room * FRAGMENT.itemsize, "clean"), self._nfreed * FRAGMENT.itemsize
-        self.bytes[new.offset : new.offset + n] = self.bytes[self._freed_ref.offset : self._freed_ref.offset + n]
-        self.slab.free(self._freed_ref)
-        self._freed_ref = new
+            if more > room:
+                self.slab.free(self._freed_ref)
+                self._freed_ref = self.store.alloc_somewhere(more * FRAGMENT.itemsize, "clean")
 
     def _compact(self, written: int) -> None:
         """Drop rows that are done with from the front."""
@@ -180,21 +177,6 @@ class SourceTable:
             new = self._table[start : min(start + NUMBERED, self.numbered)]
             new["spare"] = self.reach(new)
 
-    def freed_between(self, y0: int, y1: int, out: NDArray[Any] = NO_FRAGMENTS) -> int:
-        """How many FRAGMENTs of rows y0 <= y < y1 CLEAN freed; `out`, if it has room for all, gets them sorted by row."""
-        freed = self._view(self._freed_ref, FRAGMENT, self._nfreed)
-        # Sources close in about the order of their rows, so few of the portions hold any of these.
-        while (len(self._portions) + 1) * PORTION <= self._nfreed:
-            rows = freed["y"][len(self._portions) * PORTION :][:PORTION]
-            self._portions.append((int(rows.min()), int(rows.max())))
-        n = 0
-        for k, (low, high) in enumerate(self._portions):
-            if low < y1 and high >= y0:
-                n = _clean.freed_between(freed[k * PORTION : (k + 1) * PORTION], y0, y1, out, n)
-        n = _clean.freed_between(freed[len(self._portions) * PORTION :], y0, y1, out, n)
-        if n <= len(out):
-            _clean.sort_rows(out[:n])
-        return int(n)
 
     def kept_from(self, written: int) -> int:
         """Absolute place up to which rows are done with: all but those whose eater isn't written, if pixels are painted."""
@@ -212,6 +194,7 @@ class SourceTable:
 
     def close(self) -> None:
         """Free everything."""
-        for ref in (*self._kept, self._table_ref, self._follow_ref, self._freed_ref, *(r for _, r in self._outputs)):
+        tables = *self._kept, self._table_ref, self._follow_ref, self._freed_ref, self.freed.kept
+        for ref in (*tables, *(r for _, r in self._outputs)):
             if ref is not None:
                 self.slab.free(ref)

@@ -23,10 +23,9 @@ from sextract.checkimage.checkimage import FRAGMENTS, CheckImages
 from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
-from sextract.execution.environment import trim_heap
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
 from sextract.measurement.stamps import StampCutter, TileGrid
-from sextract.memory.codepages import drop_code_pages
+from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.reading.source import ImageSource
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
@@ -134,7 +133,6 @@ class Stages:
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
-        self.tabled = False
         self.handlers: dict[int, Callable[[bytes], bytes]] = {
             Kind.SETUP: self.setup,
             Kind.MESH: self.mesh,
@@ -149,8 +147,12 @@ class Stages:
         try:
             return self.handlers[kind](payload)
         finally:
-            if self.slab.overflow is not None:
-                self.slab.overflow.drop()
+            self.settle()
+
+    def settle(self) -> None:
+        """Let go of what lies behind the slab."""
+        if self.slab.overflow is not None:
+            self.slab.overflow.drop()
 
     def warm(self, payload: bytes) -> bytes:
         """Run every family once on a made-up star, so that what this process shares no longer with its template is known."""
@@ -167,8 +169,7 @@ class Stages:
         batch = Batch(sources, frame, self.settings, dims, cutter, arena)
         for name in self.plan.batch:
             MEASUREMENTS.get(name).run(batch)
-        drop_code_pages()
-        trim_heap()
+        give_back()
         return b""
 
     def setup(self, payload: bytes) -> bytes:
@@ -365,6 +366,7 @@ class Stages:
             first_row=ready[0],
             final_row=ready[1],
             masking=self.settings.photometry.mask_type != "NONE",
+            settle=self.settle,
         )
 
     def _arena_floats(self) -> int:
@@ -430,7 +432,7 @@ class Stages:
             one = s[i : i + 1]
             shape = one["x"], one["y"], one["a"], one["b"], one["theta"]
             parts = [circles(one["x"], one["y"], apertures), *(ellipses(*shape, r[i : i + 1], one["flags"]) for r in radii)]
-            image.put_outlines(self.extension, (int(one["number"][0]) - 1) * each, np.concatenate(parts, axis=1))
+            image.put_outlines((int(one["number"][0]) - 1) * each, np.concatenate(parts, axis=1))
 
     def _measure(
         self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int], rows: NDArray[Any], place: NDArray[np.int64]
@@ -464,11 +466,6 @@ class Stages:
         for name in self.plan.row.names or ():
             if batch[name] is not rows[name]:
                 rows[name] = batch[name]
-        if not self.tabled:
-            # Code that only the import of libraries needed, and what it left free in the heap.
-            self.tabled = True
-            drop_code_pages()
-            trim_heap()
         return b""
 
 

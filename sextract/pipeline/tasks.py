@@ -45,7 +45,8 @@ class Desk:
         self.info = run.images[extension].info
         self.grid = layout.tiles
         self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.extent), np.uint8)
-        self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir, self.grid.across * self.grid.down)
+        numbers = (self.grid.across + 1) * self.grid.down
+        self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir, numbers)
         self._callbacks: dict[int, tuple[Callable[[Reply], None], Callable[[str], None]]] = {}
         self._kept: list[BlockRef] = []
 
@@ -89,17 +90,22 @@ class Desk:
         """Have a worker do something; `then` takes the answer, `crashed` the signal if it crashes two workers."""
         self._callbacks[self.backend.submit(Task(int(kind), payload, affinity))] = then, crashed or self.give_up
 
-    def give_up(self, died: str) -> None:
-        """End the run over a task that crashes workers."""
-        raise WorkerError(f"{self.info.spec}: a task crashed two workers one after the other ({died})")
+    def give_up(self, died: str, what: str = "a task") -> None:
+        """End the run over a task that crashes workers; `what` says what it was about."""
+        raise WorkerError(f"{self.info.spec}: {what} crashed two workers one after the other ({died})")
 
     def wait(self) -> None:
         """Take the answers that are there, or wait for one."""
         for result in self.backend.wait(0.2):
             self._answer(result)
+        # In this order, so that the gauge sees what lies behind the slab and is held all the same.
+        self.run.sample()
+        self.settle()
+
+    def settle(self) -> None:
+        """Let go of what this process has touched behind the slab."""
         if self.slab.overflow is not None:
             self.slab.overflow.settle()
-        self.run.sample()
 
     def _answer(self, result: Result) -> None:
         then, crashed = self._callbacks.pop(result.ticket)
@@ -136,7 +142,9 @@ class Desk:
         """Have a tile loaded and, if `runs` isn't empty, scanned from where `state` (rows done, bad pixels) says."""
         done, bad = state or (0, 0)
         payload = pack(*key[1:], block.offset, runs.offset, runs.nbytes, done, bad)
-        self.submit(Kind.SCAN, payload, then)
+        t = self.grid.tile(*key[1:])
+        what = f"scanning rows {t.y0 + 1} to {t.y1}, columns {t.x0 + 1} to {t.x1}"
+        self.submit(Kind.SCAN, payload, then, crashed=lambda died: self.give_up(died, what))
 
     def close(self) -> None:
         """Free everything but what the stages hold."""

@@ -114,6 +114,10 @@ class CompressedSource:
         """See ``ImageSource.read_raw``."""
         self._handle.read_exactly(self._info.data_offset + offset, out)
 
+    def check_unchanged(self) -> None:
+        """See ``ImageSource.check_unchanged``."""
+        self._handle.check_unchanged()
+
     def close(self) -> None:
         """See ``ImageSource.close``."""
         if self._file is not None and self._pid == os.getpid():

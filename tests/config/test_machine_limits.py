@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from sextract.config.machine import Default, default_mem_limit, default_workers, memory_filesystem
+from sextract.config.machine import (
+    LEAST_ROOM_BYTES,
+    OVERFLOW_PART,
+    TO_COME_BYTES,
+    Default,
+    default_mem_limit,
+    default_workers,
+    memory_filesystem,
+    within_address_space,
+)
+from sextract.errors import LimitError
 
 GIB = 1 << 30
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
@@ -153,3 +163,18 @@ def test_folders_in_memory_are_found_by_device(tmp_path):
     assert memory_filesystem(str(tmp_path), table) == ""
     assert memory_filesystem(str(tmp_path), tmp_path / "none") == ""
     assert memory_filesystem(str(tmp_path / "missing"), table) == ""
+
+
+def test_buffers_fit_into_the_address_space_beside_what_is_mapped(machine):
+    root = machine({"proc/self/statm": "25600 9 9 9 0 9 0\n"})
+    mapped = 25600 * os.sysconf("SC_PAGE_SIZE")
+    chosen = Default(GIB, "--mem-limit")
+    assert within_address_space(chosen, root, unlimited) == chosen
+    for room in (LEAST_ROOM_BYTES, GIB // 2, GIB, 2 * GIB):
+        # An eighth of the address space is kept for what outgrows the buffers.
+        soft = -(-(mapped + TO_COME_BYTES + room) * OVERFLOW_PART // (OVERFLOW_PART - 1))
+        found = within_address_space(chosen, root, lambda which, soft=soft: (soft, 0))
+        assert 0 <= found.value - min(room, GIB) < 8
+        assert found.origin == ("--mem-limit" if room >= GIB else "what ulimit -v leaves for buffers")
+    with pytest.raises(LimitError, match="ulimit -v"):
+        within_address_space(chosen, root, lambda which: (mapped + TO_COME_BYTES, 0))

@@ -76,8 +76,9 @@ def test_what_is_dropped_is_in_no_process(slab: Slab) -> None:
 
 
 def test_tables_go_there_when_the_slab_is_full_and_tasks_do_not(slab: Slab, tmp_path: Path) -> None:
-    store = RunStore(slab, TileManager(slab), str(tmp_path))
-    slab.alloc(MIB, "x")
+    store = RunStore(slab, TileManager(slab), str(tmp_path), 1)
+    slab.alloc(slab.largest_free() - 4096, "x", low=True)
+    slab.alloc(slab.largest_free(), "x")
     with pytest.raises(SlabFull):
         store.alloc(100, "task")
     ref = store.alloc_somewhere(100, "answer")
@@ -95,7 +96,7 @@ def test_without_a_folder_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_it_is_used_up_in_the_end(slab: Slab) -> None:
-    assert slab.alloc_behind(overflow_bytes() + 1) is None
+    assert slab.alloc_behind(overflow_bytes(slab.capacity) + 1) is None
 
 
 def test_a_full_disk_is_told(slab: Slab) -> None:

@@ -101,11 +101,25 @@ def test_a_refusal_is_silent_on_footprints_that_do_not_decide() -> None:
     assert "FOOTPRINT" not in str(caught.value)
 
 
-def test_what_libraries_will_take_is_part_of_the_base() -> None:
+def test_what_cfitsio_will_take_is_part_of_the_base() -> None:
     plain, decoded = info(100, 100), info(100, 100, library_bytes=5 * MIB)
-    assert base_bytes(3, [decoded], PLAN) - base_bytes(3, [plain], PLAN) == 15 * MIB
-    assert base_bytes(2, [plain], SKY) == base_bytes(2, [plain], PLAN)
-    assert base_bytes(2, [info(100, 100, header=CELESTIAL)], SKY) > base_bytes(2, [plain], SKY) + 30 * MIB
+    assert base_bytes(3, [decoded]) - base_bytes(3, [plain]) == 15 * MIB
+
+
+def test_astropy_counts_where_there_is_room_and_comes_late_where_there_is_none() -> None:
+    plain, sky = info(100, 100), info(100, 100, header=CELESTIAL)
+    roomy = try_fit(512 * MIB, 2, [sky], SETTINGS, SKY)
+    assert roomy.late is None
+    assert roomy.budget.base > try_fit(512 * MIB, 2, [plain], SETTINGS, SKY).budget.base + 30 * MIB
+    smallest = smallest_limit([plain], SETTINGS, SKY, 2)
+    tight = try_fit(max(smallest, 100 * MIB), 2, [sky], SETTINGS, SKY)
+    assert tight.fits
+    assert tight.late is not None
+    assert tight.late.processes == 3
+    assert tight.budget.base == try_fit(smallest, 2, [plain], SETTINGS, SKY).budget.base
+    # One process can't get rid of astropy before a second extension.
+    assert try_fit(80 * MIB, 0, [sky], SETTINGS, SKY).late is not None
+    assert try_fit(80 * MIB, 0, [sky, sky], SETTINGS, SKY).late is None
 
 
 def test_a_base_that_was_measured_counts_if_it_is_more() -> None:

@@ -18,7 +18,7 @@ from sextract.pipeline.sources import SourceTable
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE
 
-HEIGHT = 4000
+HEIGHT, BAND = 12_000, 40
 
 
 def star(y: float, flux: float, x: float = 100.0, mthresh: float = 0.01) -> Any:
@@ -36,11 +36,11 @@ class Blocks:
     def __init__(self, folder: Path, clean: bool = True) -> None:
         self.slab = Slab(8 << 20, headroom=lambda: (1 << 40, "test"))
         self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.capacity), np.uint8)
-        self.store = RunStore(self.slab, TileManager(self.slab), str(folder), 1)
+        self.store = RunStore(self.slab, TileManager(self.slab), str(folder), HEIGHT // BAND)
         settings = Settings()
         settings = replace(settings, deblending=replace(settings.deblending, clean=clean))
         reach = lambda sources: np.full(len(sources), HEIGHT)  # noqa: E731
-        self.table = SourceTable(self.store, self.slab, self.bytes, settings, 4096, HEIGHT, reach)
+        self.table = SourceTable(self.store, self.slab, self.bytes, settings, 4096, HEIGHT, BAND, 0, reach)
         self.count = 0
 
     def give(self, *stars: Any, written: int = 0) -> None:
@@ -127,8 +127,9 @@ def test_a_table_that_is_compacted_goes_on(blocks: Blocks) -> None:
 def test_freed_fragments_are_found_by_row(blocks: Blocks) -> None:
     for k in range(200):
         blocks.give(star(19 * k + 5, 1e6), star(19 * k + 6, 30))
-    freed, some = np.empty(blocks.table.freed_between(0, 1 << 30), FRAGMENT), np.empty(4000, FRAGMENT)
-    assert blocks.table.freed_between(0, 1 << 30, freed) == len(freed) > 100
-    assert (np.diff(freed["y"]) >= 0).all()
-    some = some[: blocks.table.freed_between(50, 90, some)]
-    assert some.tolist() == freed[(freed["y"] >= 50) & (freed["y"] < 90)].tolist()
+    freed = blocks.table.freed
+    every, some = (np.empty(freed.count(bands), FRAGMENT) for bands in (range(HEIGHT // BAND), range(2, 4)))
+    freed.copy(range(HEIGHT // BAND), every)
+    freed.copy(range(2, 4), some)
+    assert len(every) > 100 and (np.diff(every["y"]) >= 0).all()
+    assert some.tolist() == every[(every["y"] >= 80) & (every["y"] < 160)].tolist()
