@@ -29,7 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sextract.errors import LimitError, WorkerError
-from sextract.execution.backend import MORE_MEMORY, TASKS_PER_WORKER, HandlerFactory, Result, Task
+from sextract.execution.backend import MORE_MEMORY, TASKS_PER_WORKER, HandlerFactory, Result, Task, ignore
 from sextract.execution.messages import (
     BROADCAST,
     ERROR,
@@ -106,6 +106,7 @@ class ProcessBackend:
         if workers < 1:
             raise ValueError(f"{workers} workers")
         self.workers = workers
+        self.ended: Callable[[str], None] = ignore
         self._factory = handler_factory
         self._owner = os.getpid()
         self._closed = False
@@ -198,7 +199,14 @@ class ProcessBackend:
 
     def pids(self) -> list[int]:
         """See `Backend`: the template first, then the workers."""
-        return [] if self._closed else [self._template, *(worker.pid for worker in self._slots if worker is not None)]
+        return list(self.processes().values())
+
+    def processes(self) -> dict[str, int]:
+        """See `Backend`."""
+        if self._closed:
+            return {}
+        workers = {f"worker {worker.slot + 1}": worker.pid for worker in self._slots if worker is not None}
+        return {"template": self._template, **workers}
 
     def close(self) -> None:
         """See `Backend`."""
@@ -403,6 +411,7 @@ class ProcessBackend:
         self._forget(worker)
         if code == LimitError.exit_code:
             raise LimitError(f"a worker is out of memory; {MORE_MEMORY}")
+        self.ended(f"worker {worker.slot + 1} (process {worker.pid}) ended ({_end_text(code)}) and is replaced")
         if code is not None and worker.ready and jobs:
             if not self._judge(jobs[0], code):
                 del jobs[0]

@@ -22,7 +22,7 @@ import math
 import mmap
 import os
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,10 @@ class Slab:
     low : int
         Offsets below it are for blocks that may lie there (``alloc(..., low=True)``): tiles, which can be given up, and the
         one large block that needs them to be.
+    capacity, ceiling : int
+        Bytes that may be lent at all, and for now.
+    scattered : int
+        Largest request so far for which enough bytes were free, but not in one piece.
 
     Raises
     ------
@@ -185,13 +189,20 @@ class Slab:
         self.ledger = Ledger(self.capacity)
         self.ceiling = self.capacity
         self.low = 0
+        self.scattered = 0
         self._backed = bytearray(self.capacity // GRANULE)
         self._blocks: dict[int, tuple[int, int, str]] = {}  # offset → bytes asked for, bytes taken, owner
         self._sizes: dict[int, int] = {0: self.capacity}  # free extents: offset → bytes
+        self._ends: dict[int, int] = {self.capacity: 0}  # the same: end → offset
         self._by_offset: list[int] = [0]
         self._by_size: list[tuple[int, int]] = [(self.capacity, 0)]
 
     # What there is
+
+    @property
+    def fd(self) -> int:
+        """Descriptor of its file; -1 once it is closed."""
+        return self._fd
 
     @property
     def used(self) -> int:
@@ -217,22 +228,45 @@ class Slab:
         return self._find(nbytes, low) is not None
 
     def would_fit(self, nbytes: int, without: Iterable[BlockRef], low: bool = False) -> bool:
-        """Whether ``alloc(nbytes)`` would find a place if those blocks were free."""
+        """Whether ``alloc(nbytes)`` would find a place if those blocks were free; see ``scattered``."""
         if self.fits(nbytes, low):
             return True
         taken, step = _footprint(nbytes), _PAGE if nbytes >= _LARGE else _ALIGN
-        blocks = [(ref.offset, self._entry(ref)[0]) for ref in without]
+        blocks = sorted((ref.offset, self._entry(ref)[0]) for ref in without)
         if self.used - sum(size for _, size in blocks) + taken > self.ceiling:
             return False
-        extents = sorted([*self._sizes.items(), *blocks])
-        start = end = 0
-        for offset, size in extents:
-            if offset != end:
-                start = offset
-            end = offset + size
-            if _round_up(start if low else max(start, self.low), step) + taken <= end:
-                return True
+        floor = 0 if low else self.low
+        if any(_round_up(max(start, floor), step) + taken <= end for start, end in self._joined(blocks)):
+            return True
+        self.scattered = max(self.scattered, nbytes)
         return False
+
+    def fragmentation(self, nbytes: int, without: Iterable[BlockRef] = ()) -> float:
+        """Fraction of the free bytes that blocks of one size can't use.
+
+        Parameters
+        ----------
+        nbytes : int
+            Size of the blocks, at least 64 KiB.
+        without : iterable of BlockRef
+            Blocks that count as free: tiles that could be evicted.
+
+        Returns
+        -------
+        float
+            0 if all free bytes could be lent in such blocks, but for less than one block; 1 if none could.
+        """
+        taken = _footprint(nbytes)
+        blocks = sorted((ref.offset, self._entry(ref)[0]) for ref in without)
+        beside = {start + size for start, size in blocks} | {start for start, _ in blocks}
+        alone = [
+            (offset, offset + size)
+            for offset, size in self._sizes.items()
+            if offset not in beside and offset + size not in beside
+        ]
+        free = self.capacity - self.used + sum(size for _, size in blocks)
+        places = sum((end - _round_up(start, _PAGE)) // taken for start, end in [*alone, *self._joined(blocks)])
+        return 1 - places / (free // taken) if free >= taken else 0.0
 
     def free_extents(self) -> list[BlockRef]:
         """All free extents, by offset."""
@@ -382,6 +416,19 @@ class Slab:
         """Writable bytes of the slab."""
         return memoryview(self._map)[offset : offset + nbytes]
 
+    def unmap(self, *kept: BlockRef) -> None:
+        """Take the pages out of this process's map, but those of blocks that begin on a page; they keep what is in them.
+
+        A page comes back when it is touched, so this may be done at any time, in any process; it counts in no Rss until then.
+        """
+        start = 0
+        for ref in sorted(kept):
+            if ref.offset > start:
+                self._map.madvise(mmap.MADV_DONTNEED, start, ref.offset - start)
+            start = ref.offset + _round_up(ref.nbytes, _PAGE)
+        if start < self.capacity:
+            self._map.madvise(mmap.MADV_DONTNEED, start, self.capacity - start)
+
     def close(self) -> None:
         """Drop the mapping and its memory; views that live keep both until they go."""
         if self._fd < 0:
@@ -396,6 +443,12 @@ class Slab:
             # Views are left; the mapping goes with the last of them, or with the process.
             return
 
+    def empty(self) -> None:
+        """Give all memory back, whatever is lent out, closed or not; who still has a view may not look at it any more."""
+        self._check_owner()
+        if not self._map.closed:
+            self._punch(0, len(self._backed))
+
     # Inside
 
     def _check_owner(self) -> None:
@@ -408,6 +461,20 @@ class Slab:
         if nbytes != ref.nbytes:
             raise ValueError(f"{ref} isn't lent out")
         return taken, owner
+
+    def _joined(self, blocks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Start and end of what would be free if blocks, sorted pairs of offset and length, were, with what is beside them."""
+        start = end = -1
+        for offset, size in blocks:
+            before = self._ends.get(offset, offset)
+            if before > end or end < 0:
+                if end >= 0:
+                    yield start, end
+                start = before
+            end = offset + size
+            end += self._sizes.get(end, 0)
+        if end >= 0:
+            yield start, end
 
     def _find(self, nbytes: int, low: bool) -> tuple[int, int] | None:
         """Extent and start of the place for a block."""
@@ -434,11 +501,13 @@ class Slab:
     def _insert_extent(self, offset: int, size: int) -> None:
         if size > 0:
             self._sizes[offset] = size
+            self._ends[offset + size] = offset
             insort(self._by_offset, offset)
             insort(self._by_size, (size, offset))
 
     def _remove_extent(self, offset: int) -> int:
         size = self._sizes.pop(offset)
+        del self._ends[offset + size]
         del self._by_offset[bisect_left(self._by_offset, offset)]
         del self._by_size[bisect_left(self._by_size, (size, offset))]
         return size
@@ -448,13 +517,16 @@ class Slab:
         after = offset + size
         if after in self._sizes:
             size += self._remove_extent(after)
-        i = bisect_left(self._by_offset, offset)
-        if i > 0:
-            before = self._by_offset[i - 1]
-            if before + self._sizes[before] == offset:
-                size += self._remove_extent(before)
-                offset = before
+        if offset in self._ends:
+            offset = self._ends[offset]
+            size += self._remove_extent(offset)
         self._insert_extent(offset, size)
+        self._trim()
+
+    def _trim(self, coming: int = 0) -> None:
+        """Under a lowered ceiling free extents don't keep pages beyond it, with as many granules as are coming."""
+        if self.ceiling < self.capacity and (self._backed.count(1) + coming) * GRANULE > self.ceiling:
+            self.shrink()
 
     def _mark(self, offset: int, size: int) -> None:
         if self._poison:
@@ -463,11 +535,7 @@ class Slab:
     def _back(self, offset: int, size: int) -> None:
         """Reserve the granules of an extent that aren't."""
         end = -(-(offset + size) // GRANULE)
-        if self.ceiling < self.capacity:
-            missing = self._backed.count(0, offset // GRANULE, end)
-            if (self._backed.count(1) + missing) * GRANULE > self.ceiling:
-                # Under a lowered ceiling free extents mustn't keep pages that this one needs.
-                self.shrink()
+        self._trim(self._backed.count(0, offset // GRANULE, end))
         first = self._backed.find(0, offset // GRANULE, end)
         while first >= 0:
             last = self._backed.find(1, first, end)

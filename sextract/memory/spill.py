@@ -96,7 +96,7 @@ class Spill:
             self._fd = open_unlinked(self._folder)
         except OSError as exc:
             raise OutputError(f"can't make a scratch file in {self._folder} (--scratch): {exc.strerror}") from exc
-        self._behind = WriteBehind(self._fd)
+        self._behind = WriteBehind()
         self._end = 0
         self.peak = 0
 
@@ -126,7 +126,7 @@ class Spill:
             try:
                 while done < view.nbytes:
                     done += os.pwrite(self._fd, view[done:], offset + done)
-                self._behind.wrote(offset, view.nbytes)
+                self._behind.written(self._fd, offset, offset + done, done)
             except OSError as exc:
                 raise explain_scratch(exc, self._folder, view.nbytes) from exc
 
@@ -150,7 +150,7 @@ class Spill:
     def clear(self) -> None:
         """Forget everything, between two images; nobody may read old offsets any more."""
         os.ftruncate(self._fd, 0)
-        self._behind = WriteBehind(self._fd)
+        self._behind = WriteBehind()
         self._end = 0
 
     def close(self) -> None:

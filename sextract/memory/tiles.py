@@ -44,7 +44,7 @@ class TileManager:
 
     Invariants: a key is held at most once; a tile that is reserved or pinned is never evicted, moved or freed; a doomed
     tile (discarded while pinned) is out of the table and freed by its last reader; a block belongs to one tile; nothing
-    is evicted for a request that can't be met.
+    is evicted for a request that can't be met; ``idle_bytes`` is the sum of what could be evicted.
     """
 
     def __init__(self, slab: Slab, owner: str = "tiles") -> None:
@@ -53,6 +53,7 @@ class TileManager:
         self._tiles: OrderedDict[TileKey, _Tile] = OrderedDict()
         self._leases: set[Lease] = set()
         self.evictions = 0
+        self.idle_bytes = 0
 
     def __contains__(self, key: TileKey) -> bool:
         tile = self._tiles.get(key)
@@ -96,12 +97,14 @@ class TileManager:
         if tile.sealed:
             raise ValueError(f"tile {key} is sealed already")
         tile.sealed = True
+        self.idle_bytes += tile.ref.nbytes
         self._tiles.move_to_end(key)
 
     def pin(self, keys: Iterable[TileKey]) -> Lease:
         """Hold those of `keys` that are there and sealed, and make them the most recently used."""
         found = {key: tile for key in keys if (tile := self._tiles.get(key)) is not None and tile.sealed}
         for key, tile in found.items():
+            self.idle_bytes -= tile.ref.nbytes if tile.idle else 0
             tile.pins += 1
             self._tiles.move_to_end(key)
         lease = Lease({key: tile.ref for key, tile in found.items()}, tuple(found.values()))
@@ -117,6 +120,8 @@ class TileManager:
             tile.pins -= 1
             if tile.doomed and tile.pins == 0:
                 self._slab.free(tile.ref)
+            elif tile.idle:
+                self.idle_bytes += tile.ref.nbytes
 
     def discard(self, key: TileKey) -> None:
         """Forget a tile, sealed or not, if it is held; its block is freed when its last reader is done.
@@ -126,6 +131,7 @@ class TileManager:
         tile = self._tiles.pop(key, None)
         if tile is None:
             return
+        self.idle_bytes -= tile.ref.nbytes if tile.idle else 0
         if tile.pins:
             tile.doomed = True
         else:
@@ -142,10 +148,7 @@ class TileManager:
         for key in [key for key, tile in self._tiles.items() if tile.idle]:
             if freed >= nbytes:
                 break
-            ref = self._tiles.pop(key).ref
-            self._slab.free(ref)
-            self.evictions += 1
-            freed += ref.nbytes
+            freed += self._forget(key)
         return freed
 
     def make_room(self, nbytes: int, low: bool = False) -> bool:
@@ -158,8 +161,15 @@ class TileManager:
         if not self._slab.would_fit(nbytes, [self._tiles[key].ref for key in idle], low):
             return False
         for key in idle:
-            self._slab.free(self._tiles.pop(key).ref)
-            self.evictions += 1
+            self._forget(key)
             if self._slab.fits(nbytes, low):
                 return True
         return self._slab.fits(nbytes, low)
+
+    def _forget(self, key: TileKey) -> int:
+        """Evict an idle tile; its bytes."""
+        ref = self._tiles.pop(key).ref
+        self._slab.free(ref)
+        self.evictions += 1
+        self.idle_bytes -= ref.nbytes
+        return ref.nbytes

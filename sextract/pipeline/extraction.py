@@ -283,6 +283,7 @@ class Extraction:
         if self.next_band == g.down and not self.scanned:
             self.components.finish(g.height)
             self.scanned = True
+            self.run.mark("measuring", self.desk.extension)
         self._drain(self.scanned)
 
     def _feed(self, ty: int, band: Band) -> None:

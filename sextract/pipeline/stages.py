@@ -133,6 +133,8 @@ class Stages:
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
+        self.counts_rss = settings.resources.account == "rss"
+        self.kept: tuple[BlockRef, ...] = ()
         self.handlers: dict[int, Callable[[bytes], bytes]] = {
             Kind.SETUP: self.setup,
             Kind.MESH: self.mesh,
@@ -148,11 +150,17 @@ class Stages:
             return self.handlers[kind](payload)
         finally:
             self.settle()
+            self._unmap()
 
     def settle(self) -> None:
         """Let go of what lies behind the slab."""
         if self.slab.overflow is not None:
             self.slab.overflow.drop()
+
+    def _unmap(self) -> None:
+        """Where the sum of Rss counts: have nothing of the slab in this process's map but its scratch."""
+        if self.counts_rss:
+            self.slab.unmap(*self.kept)
 
     def warm(self, payload: bytes) -> bytes:
         """Run every family once on a made-up star, so that what this process shares no longer with its template is known."""
@@ -179,6 +187,7 @@ class Stages:
         self.image = self.images[s.extension]
         self.frame = None if s.frame is None else replace(s.frame, header=self.image.info.header)
         self.background = Background.on(self._bytes(s.maps), s.mesh)
+        self.kept = (s.scratch[self.slot],)
         scratch = self._bytes(s.scratch[self.slot])
         reading = reading_bytes(s.mesh)
         table = held_bytes(s.tiles)
@@ -202,6 +211,8 @@ class Stages:
 
     def load(self, box: Box, out: NDArray[np.float32]) -> int:
         """Background-subtracted pixels of a box, from the file; the number of bad ones."""
+        # Whoever looks farther than the tiles it was lent may touch the runs of many more.
+        self._unmap()
         bad = self.image.read_into(box, out, self.reading)
         self.background.subtract(box, out, self.reading)
         return bad

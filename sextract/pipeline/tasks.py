@@ -120,7 +120,13 @@ class Desk:
         """Hold the tiles of these rows that are there."""
         g = self.grid
         first, last = max(y0, 0) // g.rows, min(max(y1, 1), g.height) - 1
-        return self.tiles.pin((self.extension, ty, tx) for ty in range(first, last // g.rows + 1) for tx in range(g.across))
+        keys = [(self.extension, ty, tx) for ty in range(first, last // g.rows + 1) for tx in range(g.across)]
+        most = max(self.run.lent_bytes // self.layout.tile_bytes, 1)
+        if len(keys) > most:
+            # What a task isn't lent it reads itself; most of what it looks at is in the middle.
+            held = [key for key in keys if key in self.tiles]
+            keys = held[max(len(held) - most, 0) // 2 :][:most]
+        return self.tiles.pin(keys)
 
     def tile_pairs(self, lease: Lease) -> bytes:
         """Index and place of the tiles of a lease, for a task."""

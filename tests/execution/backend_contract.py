@@ -170,8 +170,14 @@ class BackendContract:
         assert backend.wait(0.01) == []
         assert time.monotonic() - start < 30
 
+    def test_processes_have_names(self, backend: Backend) -> None:
+        names = backend.processes()
+        assert list(names.values()) == backend.pids()
+        assert list(names) in ([], ["template", *(f"worker {k + 1}" for k in range(backend.workers))])
+
     def test_close_twice(self, backend: Backend) -> None:
         backend.submit(Task(ECHO, b""))
         backend.close()
         backend.close()
         assert backend.pids() == []
+        assert backend.processes() == {}

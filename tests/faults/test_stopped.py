@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import sys
+import termios
 import textwrap
 import threading
 from collections.abc import Callable
@@ -113,7 +116,7 @@ def test_while_it_waits_for_a_reader(tmp_path: Path, large: Path) -> None:
     reader = os.open(folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
         with Started(folder, large, "-o", "pipe", "-CATALOG_TYPE", "ASCII", *LIMIT) as run:
-            assert run.wait_for(lambda: "pipe_w" in wchan(run.pid))
+            assert run.wait_for(lambda: int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder) > 60_000)
             assert_stops(run, lambda: os.kill(run.pid, signal.SIGTERM))
     finally:
         os.close(reader)
@@ -124,7 +127,7 @@ def test_while_it_waits_for_somebody_to_open_its_pipe(tmp_path: Path, small: Pat
     folder.mkdir()
     os.mkfifo(folder / "pipe")
     with Started(folder, small, "-o", "pipe", "-CATALOG_TYPE", "ASCII", *LIMIT) as run:
-        assert run.wait_for(lambda: "fifo" in wchan(run.pid) or "wait_for_partner" in wchan(run.pid))
+        assert run.wait_for(asleep(run))
         assert_stops(run, lambda: os.kill(run.pid, signal.SIGINT))
 
 
@@ -154,14 +157,17 @@ def running(run: Started) -> bool:
         return False
 
 
-def wchan(pid: int) -> str:
-    """In which function of the kernel a process waits; skips where that can't be seen."""
-    try:
-        text = Path(f"/proc/{pid}/wchan").read_text()
-        stack = Path(f"/proc/{pid}/stack").read_text() if os.access(f"/proc/{pid}/stack", os.R_OK) else ""
-    except OSError:
-        pytest.skip("what a process waits for can't be seen here")
-    return text + stack
+def asleep(run: Started) -> Callable[[], bool]:
+    """A condition: the process has been waiting for something, whenever it was looked at lately."""
+    seen = 0
+
+    def condition() -> bool:
+        nonlocal seen
+        with open(f"/proc/{run.pid}/stat") as file:
+            seen = seen + 1 if file.read().rpartition(")")[2].split()[0] == "S" else 0
+        return seen > 50
+
+    return condition
 
 
 def test_stopped_from_python(large: Path) -> None:
