@@ -25,7 +25,7 @@ from sextract.deblending import _deblend
 from sextract.detection import _scan
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
 from sextract.measurement.stamps import StampCutter, TileGrid
-from sextract.memory.codepages import drop_code_pages
+from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.reading.source import ImageSource
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
@@ -177,7 +177,7 @@ class Stages:
         batch = Batch(sources, frame, self.settings, dims, cutter, arena)
         for name in self.plan.batch:
             MEASUREMENTS.get(name).run(batch)
-        drop_code_pages()
+        give_back()
         return b""
 
     def setup(self, payload: bytes) -> bytes:
