@@ -41,7 +41,7 @@ FEW_ROWS, MANY_ROWS = 16, 64
 # What the processes hold after their imports and a first task each, measured with CPython 3.11 and numpy 2.4 and rounded up:
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
 # share, as if nobody else on the machine had them open.
-PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 12.0))
+PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 10.5))
 # The slab while sky positions are worked out late: some rows at a time.
 LATE_BYTES = 2 * MIB
 # The same as the sum of Rss, which counts what they share in each of them: parent and template, each worker, one alone.
