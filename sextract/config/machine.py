@@ -141,6 +141,11 @@ def _address_room(soft: int, root: Path) -> int:
     return soft - soft // OVERFLOW_PART - _mapped(root) - TO_COME_BYTES
 
 
+def cache_room(limit: int, root: Path = Path("/")) -> int:
+    """Bytes that a run with that limit leaves for pages of files in the tightest memory cgroup; UNLIMITED without one."""
+    return min((max(bound.nbytes - limit, 0) for bound in _cgroup_memory(root)), default=UNLIMITED)
+
+
 def default_workers(
     root: Path = Path("/"), cpus: int | None = None, environ: Mapping[str, str] | None = None
 ) -> Default:

@@ -14,6 +14,7 @@ from functools import partial
 from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
+from sextract.config.machine import cache_room
 from sextract.config.settings import Settings
 from sextract.errors import WorkerError
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
@@ -88,6 +89,10 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
     in_memory = memory_outputs(settings, infos)
     planned = fit(settings.resources.mem_limit_bytes - in_memory.nbytes, settings.resources.workers, infos, settings, plan)
     _warn(infos, plan, in_memory, reporter)
+    if cache_room(settings.resources.mem_limit_bytes) < sum(info.data_size for info in infos):
+        # Pages would only push each other out, and have the kernel look for some at every read.
+        for source in images:
+            source.drop_behind()
     # A drawing is made last of all, when the memory of the run is free again.
     with open_reports(settings.resources) as reports, ExitStack() as stack:
         # Without workers it would be largest; more address space than that is of no use, and may not be there.

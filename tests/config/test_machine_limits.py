@@ -12,6 +12,7 @@ from sextract.config.machine import (
     TO_COME_BYTES,
     Default,
     allowed_memory,
+    cache_room,
     default_mem_limit,
     default_workers,
     memory_filesystem,
@@ -71,6 +72,14 @@ def test_memory_high_counts_because_it_throttles(machine):
         {"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.high": str(GIB // 2)}
     )
     assert limit(root).value == GIB // 2
+
+
+def test_what_a_limit_leaves_for_pages_of_files(machine):
+    files = {"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/a\n"}
+    assert cache_room(GIB, machine({**files, "sys/fs/cgroup/a/memory.max": "max"})) > 1 << 50
+    root = machine({**files, "sys/fs/cgroup/a/memory.max": str(3 * GIB)})
+    assert cache_room(GIB, root) == 2 * GIB
+    assert cache_room(4 * GIB, root) == 0
 
 
 def test_v1_limits_and_its_number_for_none(machine):
