@@ -448,6 +448,7 @@ class Machine(RuleBasedStateMachine):
     def the_table_is_the_models(self) -> None:
         assert list(self.manager) == list(self.tiles), "order of use"
         assert all((key in self.manager) == tile.sealed for key, tile in self.tiles.items())
+        assert self.manager.idle_bytes == sum(tile.ref.nbytes for tile in self.tiles.values() if tile.idle)
         # One read for each time that a tile was missing, none for one that was there.
         assert self.reads == self.lost + Counter(self.tiles.keys())
 
