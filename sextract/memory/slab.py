@@ -422,6 +422,12 @@ class Slab:
             offset = self._ends[offset]
             size += self._remove_extent(offset)
         self._insert_extent(offset, size)
+        self._trim()
+
+    def _trim(self, coming: int = 0) -> None:
+        """Under a lowered ceiling free extents don't keep pages beyond it, with as many granules as are coming."""
+        if self.ceiling < self.capacity and (self._backed.count(1) + coming) * GRANULE > self.ceiling:
+            self.shrink()
 
     def _mark(self, offset: int, size: int) -> None:
         if self._poison:
@@ -430,11 +436,7 @@ class Slab:
     def _back(self, offset: int, size: int) -> None:
         """Reserve the granules of an extent that aren't."""
         end = -(-(offset + size) // GRANULE)
-        if self.ceiling < self.capacity:
-            missing = self._backed.count(0, offset // GRANULE, end)
-            if (self._backed.count(1) + missing) * GRANULE > self.ceiling:
-                # Under a lowered ceiling free extents mustn't keep pages that this one needs.
-                self.shrink()
+        self._trim(self._backed.count(0, offset // GRANULE, end))
         first = self._backed.find(0, offset // GRANULE, end)
         while first >= 0:
             last = self._backed.find(1, first, end)

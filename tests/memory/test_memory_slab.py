@@ -223,6 +223,39 @@ def test_a_lowered_ceiling_bounds_what_is_lent_and_what_is_held(slab: Slab) -> N
     slab.free(small)
 
 
+def test_what_comes_back_under_a_lowered_ceiling_goes_to_the_kernel(slab: Slab) -> None:
+    refs = [slab.alloc(MIB, "x") for _ in range(8)]
+    assert slab.lower_ceiling(3 * MIB) == 3 * MIB
+    assert slab.allocated == 8 * MIB
+    for ref in refs[:4]:
+        slab.free(ref)
+    assert slab.allocated <= slab.ceiling == 5 * MIB
+    refs[4] = slab.resize_down(refs[4], 100)
+    for ref in refs[4:]:
+        slab.free(ref)
+    # Up to the ceiling it is kept, to be lent again.
+    assert slab.allocated <= slab.ceiling
+    assert slab.shrink() > 0
+    assert slab.allocated == 0
+
+
+def test_fragmentation_is_what_blocks_of_a_size_cannot_use(slab: Slab) -> None:
+    assert slab.fragmentation(MIB) == 0
+    refs = [slab.alloc(MIB // 2, "x") for _ in range(16)]
+    for ref in refs[::2]:
+        slab.free(ref)
+    assert slab.fragmentation(MIB) == 1
+    assert slab.fragmentation(MIB // 2) == 0
+    assert slab.fragmentation(MIB, refs[1:4:2]) == pytest.approx(1 - 2 / 5)
+    assert slab.fragmentation(MIB, refs[1::2]) == 0
+    assert not slab.would_fit(MIB, [])
+    assert slab.scattered == MIB
+    assert not slab.would_fit(6 * MIB, [])
+    assert slab.scattered == MIB
+    slab.free(refs[1])
+    assert slab.fragmentation(MIB) == pytest.approx(1 - 1 / 4)
+
+
 @pytest.mark.parametrize("capacity", [0, -1, 65535])
 def test_no_room_at_all(capacity: int) -> None:
     with pytest.raises(LimitError, match="--mem-limit"):
