@@ -25,8 +25,9 @@ from sextract.records import BlockRef
 
 KIB, MIB = 1 << 10, 1 << 20
 LARGE = 64 * KIB
-KEYS = st.tuples(st.just(0), st.integers(0, 2), st.integers(0, 2))
-SIZES = st.one_of(st.integers(0, 9000), st.integers(20_000, 70_000), st.integers(LARGE, 300_000), st.integers(500_000, MIB))
+KEYS = st.tuples(st.just(0), st.integers(0, 1), st.integers(0, 2))
+SIZES = st.one_of(st.integers(0, 70_000), st.integers(LARGE, 200_000), st.integers(LARGE, 700_000))
+TILES = st.sampled_from([150_000, 150_000, 70_000, 10_000, 220_000])
 OWNERS = st.sampled_from(["rows", "sources", "giant"])
 PICK = st.integers(0, 1000)
 
@@ -75,7 +76,7 @@ class Pinned:
 class Machine(RuleBasedStateMachine):
     """Any order of reserving, filling, reading and giving back."""
 
-    @initialize(processes=st.integers(1, 6), room=st.integers(600, 2200))
+    @initialize(processes=st.integers(1, 6), room=st.integers(500, 1100))
     def start(self, processes: int, room: int) -> None:
         self.budget = Budget(10 * MIB + room * KIB, 10 * MIB - processes * 110_000, processes, 100_000, 10_000)
         # As a run does it: mapped before the base is known, cut to what is left then.
@@ -94,6 +95,11 @@ class Machine(RuleBasedStateMachine):
         self.reads: Counter[TileKey] = Counter()
         self.lost: Counter[TileKey] = Counter()
         self.last = 0
+        # From an empty slab it would take long until room is short.
+        for y, x in itertools.product(range(2), range(3)):
+            if self.can_hold(120_000):
+                self.read([(0, y, x)], 120_000, 1)
+        self.add_runs([0, 1, 2, 3], 50_000)
 
     # What the model works out
 
@@ -144,8 +150,11 @@ class Machine(RuleBasedStateMachine):
 
     # Blocks
 
-    @rule(nbytes=SIZES, owner=OWNERS)
-    def alloc_in_the_slab(self, nbytes: int, owner: str) -> None:
+    @rule(nbytes=SIZES, owner=OWNERS, expense=st.sampled_from(["nobody", "tiles", "runs"]))
+    def alloc(self, nbytes: int, owner: str, expense: str) -> None:
+        {"nobody": self._from_slab, "tiles": self._from_tiles, "runs": self._from_runs}[expense](nbytes, owner)
+
+    def _from_slab(self, nbytes: int, owner: str) -> None:
         possible = self.can_hold(nbytes)
         assert self.slab.fits(nbytes) == possible
         try:
@@ -157,8 +166,7 @@ class Machine(RuleBasedStateMachine):
         assert possible
         self.blocks[ref] = self.mark(ref), owner
 
-    @rule(nbytes=SIZES, owner=OWNERS)
-    def alloc_at_the_expense_of_tiles(self, nbytes: int, owner: str) -> None:
+    def _from_tiles(self, nbytes: int, owner: str) -> None:
         idle = self.idle()
         possible = self.can_hold(nbytes, [self.tiles[key].ref for key in idle])
         try:
@@ -171,8 +179,7 @@ class Machine(RuleBasedStateMachine):
         self.evicted(idle, nbytes)
         self.blocks[ref] = self.mark(ref), owner
 
-    @rule(nbytes=SIZES, owner=OWNERS)
-    def alloc_at_the_expense_of_runs(self, nbytes: int, owner: str) -> None:
+    def _from_runs(self, nbytes: int, owner: str) -> None:
         nbytes = max(nbytes, 64)
         idle, resident = self.idle(), self.resident()
         free = [index for index in self.runs if index in resident and not self.runs[index].pins]
@@ -192,6 +199,13 @@ class Machine(RuleBasedStateMachine):
         self.evicted(idle, None if spilled else nbytes)
         self.blocks[ref] = self.mark(ref), owner
 
+    @rule(nbytes=st.integers(LARGE, 500_000))
+    def squeeze(self, nbytes: int) -> None:
+        """Take about all there is, whoever has to go."""
+        while nbytes > 8192:
+            self._from_runs(nbytes, "sources")
+            nbytes //= 2
+
     @precondition(lambda self: self.blocks)
     @rule(pick=PICK)
     def free(self, pick: int) -> None:
@@ -200,6 +214,12 @@ class Machine(RuleBasedStateMachine):
         self.slab.free(ref)
         with pytest.raises(ValueError, match="isn't lent out"):
             self.slab.free(ref)
+
+    @rule()
+    def free_all(self) -> None:
+        for ref in self.blocks:
+            self.slab.free(ref)
+        self.blocks.clear()
 
     @precondition(lambda self: self.blocks)
     @rule(pick=PICK, part=st.floats(0, 1))
@@ -210,8 +230,14 @@ class Machine(RuleBasedStateMachine):
 
     # Tiles
 
-    @rule(key=KEYS, nbytes=SIZES)
-    def reserve(self, key: TileKey, nbytes: int) -> None:
+    @rule(keys=st.lists(KEYS, min_size=1, max_size=4, unique=True), nbytes=TILES, done=st.integers(0, 3))
+    def read(self, keys: list[TileKey], nbytes: int, done: int) -> None:
+        for key in keys:
+            self._reserve(key, nbytes)
+            if done and key in self.tiles and not self.tiles[key].sealed:
+                self._seal(key)
+
+    def _reserve(self, key: TileKey, nbytes: int) -> None:
         if key in self.tiles:
             with pytest.raises(ValueError, match="held already"):
                 self.manager.reserve(key, nbytes)
@@ -229,16 +255,18 @@ class Machine(RuleBasedStateMachine):
         self.reads[key] += 1
         self.tiles[key] = Tile(ref, self.mark(ref))
 
-    @precondition(lambda self: any(not tile.sealed for tile in self.tiles.values()))
-    @rule(pick=PICK)
-    def seal(self, pick: int) -> None:
-        filling = [key for key, tile in self.tiles.items() if not tile.sealed]
-        key = filling[pick % len(filling)]
+    def _seal(self, key: TileKey) -> None:
         self.manager.seal(key)
         self.tiles[key].sealed = True
         self.tiles[key] = self.tiles.pop(key)
         with pytest.raises(ValueError, match="sealed already"):
             self.manager.seal(key)
+
+    @precondition(lambda self: any(not tile.sealed for tile in self.tiles.values()))
+    @rule(pick=PICK)
+    def seal(self, pick: int) -> None:
+        filling = [key for key, tile in self.tiles.items() if not tile.sealed]
+        self._seal(filling[pick % len(filling)])
 
     @rule(keys=st.lists(KEYS, max_size=5, unique=True))
     def pin(self, keys: list[TileKey]) -> None:
@@ -290,14 +318,15 @@ class Machine(RuleBasedStateMachine):
 
     # Runs
 
-    @rule(index=st.integers(0, 9), nbytes=st.integers(64, 90_000))
-    def add_runs(self, index: int, nbytes: int) -> None:
-        if index not in self.runs and self.can_hold(nbytes):
-            ref = self.slab.alloc(nbytes, "runs")
-            self.runs[index] = Runs(nbytes, self.mark(ref))
-            self.store.add(index, ref)
+    @rule(indices=st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True), nbytes=st.integers(64, 120_000))
+    def add_runs(self, indices: list[int], nbytes: int) -> None:
+        for index in indices:
+            if index not in self.runs and self.can_hold(nbytes):
+                ref = self.slab.alloc(nbytes, "runs")
+                self.runs[index] = Runs(nbytes, self.mark(ref))
+                self.store.add(index, ref)
 
-    @rule(indices=st.lists(st.integers(0, 9), max_size=6, unique=True))
+    @rule(indices=st.lists(st.integers(0, 7), min_size=1, max_size=5, unique=True))
     def pin_runs(self, indices: list[int]) -> None:
         known = [index for index in indices if index in self.runs]
         idle = self.idle()
@@ -355,9 +384,10 @@ class Machine(RuleBasedStateMachine):
         self.away.remove((place, nbytes, mark))
         self.blocks[ref] = mark, "rows"
 
-    @rule()
-    def close_the_store(self) -> None:
-        if self.pinned_runs:
+    @precondition(lambda self: not self.pinned_runs)
+    @rule(really=st.integers(0, 3))
+    def close_the_store(self, really: int) -> None:
+        if really:
             return
         self.store.close()
         self.runs.clear()
@@ -378,7 +408,7 @@ class Machine(RuleBasedStateMachine):
         before = self.slab.allocated
         assert before - self.slab.shrink() == self.slab.allocated == self.granules() * GRANULE
 
-    @rule(part=st.floats(0.5, 1))
+    @rule(part=st.floats(0.8, 1))
     def restrict(self, part: float) -> None:
         capacity = int(self.slab.capacity * part) // GRANULE * GRANULE
         if capacity == self.slab.capacity:
@@ -425,6 +455,7 @@ class Machine(RuleBasedStateMachine):
         everything = sorted([*free, *(span(ref) for ref, _, _ in self.held())])
         assert [start for start, _ in everything] == [0, *(end for _, end in everything[:-1])]
         assert everything[-1][1] == self.slab.capacity
+        assert all(ref.offset % (4096 if ref.nbytes >= LARGE else 64) == 0 for ref, _, owner in self.held() if owner == "tiles")
 
     @invariant()
     def nothing_changes_while_it_is_held(self) -> None:
@@ -470,7 +501,7 @@ class Deep(Machine):
 
 
 TestQuick = Quick.TestCase
-TestQuick.settings = settings(max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=SLOWLY)
+TestQuick.settings = settings(max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=SLOWLY)
 
 TestDeep = pytest.mark.slow(Deep.TestCase)
 TestDeep.settings = settings(max_examples=3000, stateful_step_count=100, deadline=None, suppress_health_check=SLOWLY)
