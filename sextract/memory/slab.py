@@ -176,7 +176,8 @@ class Slab:
         blocks = sorted((ref.offset, self._entry(ref)[0]) for ref in without)
         if self.used - sum(size for _, size in blocks) + taken > self.ceiling:
             return False
-        if any(_round_up(start, step) + taken <= end for start, end in self._joined(blocks)):
+        # Under a lowered ceiling a piece may be there that only lacks the right to be lent.
+        if self._place(nbytes) or any(_round_up(start, step) + taken <= end for start, end in self._joined(blocks)):
             return True
         self.scattered = max(self.scattered, nbytes)
         return False
@@ -205,7 +206,7 @@ class Slab:
             if offset not in beside and offset + size not in beside
         ]
         free = self.capacity - self.used + sum(size for _, size in blocks)
-        places = sum((end - _round_up(start, _PAGE)) // taken for start, end in [*alone, *self._joined(blocks)])
+        places = sum(max(end - _round_up(start, _PAGE), 0) // taken for start, end in [*alone, *self._joined(blocks)])
         return 1 - places / (free // taken) if free >= taken else 0.0
 
     def free_extents(self) -> list[BlockRef]:
@@ -382,12 +383,14 @@ class Slab:
             yield start, end
 
     def _find(self, nbytes: int) -> tuple[int, int] | None:
-        """Extent and start of the place for a block."""
+        """Extent and start of the place for a block, if it may be lent."""
         if nbytes < 0:
             raise ValueError(f"a block of {nbytes} bytes")
+        return self._place(nbytes) if self.used + _footprint(nbytes) <= self.ceiling else None
+
+    def _place(self, nbytes: int) -> tuple[int, int] | None:
+        """Extent and start of the place for a block."""
         taken = _footprint(nbytes)
-        if self.used + taken > self.ceiling:
-            return None
         if nbytes < _LARGE:
             for extent in reversed(self._by_offset):
                 if self._sizes[extent] >= taken:

@@ -151,6 +151,10 @@ class TileManager:
                 return True
         return self._slab.fits(nbytes)
 
+    def fragmentation(self, nbytes: int) -> float:
+        """Fraction of what is free or could be evicted that blocks of one size can't use; see `Slab.fragmentation`."""
+        return self._slab.fragmentation(nbytes, [tile.ref for tile in self._tiles.values() if tile.idle])
+
     def _could_fit(self, nbytes: int) -> bool:
         """Whether a block would fit with every idle tile gone."""
         idle = [tile.ref for tile in self._tiles.values() if tile.idle]

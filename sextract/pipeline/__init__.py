@@ -110,12 +110,20 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         work.scratch = tuple(slab.alloc(scratch, "scratch") for _ in range(backend.workers))
         detected = sum(_extension(work, k, layout, started) for k, layout in enumerate(fitted.layouts))
         gauge.exact()
+        reporter.detail(_buffers(slab))
     seconds = time.monotonic() - started
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
     return Summary(
         work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, fitted.workers, outputs
     )
+
+
+def _buffers(slab: Slab) -> str:
+    """What the slab was used for, and whether it was in pieces that were too small."""
+    most = ", ".join(f"{name} {size_text(account.peak)}" for name, account in slab.ledger.accounts().items())
+    pieces = f"; {size_text(slab.scattered)} were free, but not in one piece" if slab.scattered else ""
+    return f"Buffers at most {size_text(slab.ledger.peak)} of {size_text(slab.capacity)}: {most}{pieces}"
 
 
 def _extension(work: Run, index: int, layout: Layout, started: float) -> int:
