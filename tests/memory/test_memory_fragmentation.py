@@ -102,8 +102,8 @@ def test_a_long_run_leaves_room_for_tiles(capacity: int, seed: int) -> None:
     for number in run.steps(600):
         if number > 30:
             seen.append(run.tiles.fragmentation(TILE))
-    assert median(seen) <= 0.15
-    assert max(seen) <= 0.35
+    assert median(seen) <= 0.08
+    assert max(seen) <= 0.2
     # No request was refused that there were bytes for.
     assert run.slab.scattered == 0
     run.slab.close()
@@ -164,9 +164,9 @@ def test_a_real_run_at_its_smallest_limit_refuses_nothing_for_want_of_one_piece(
     told, log = run(int(smallest[1]))
     count, mean, most, evictions, scattered = map(float, told.split())
     assert count > 100 and evictions > 0, log
-    # A dozen tiles would fit into what is free or idle, and each small block costs one.
-    assert mean <= 0.7
-    assert most <= 0.9
+    # A dozen tiles would fit into what is free or idle; most of the time all of them do, at worst ten.
+    assert mean <= 0.15
+    assert most <= 0.4
     assert scattered == 0
 
 

@@ -252,6 +252,12 @@ def test_fragmentation_is_what_blocks_of_a_size_cannot_use(slab: Slab) -> None:
     assert slab.scattered == MIB
     assert not slab.would_fit(6 * MIB, [])
     assert slab.scattered == MIB
+    # Pieces that end before the next page begins are none.
+    small = [slab.alloc(1000, "x") for _ in range(3)]
+    slab.free(small[1])
+    assert slab.fragmentation(MIB) == 1
+    for ref in small[::2]:
+        slab.free(ref)
     slab.free(refs[1])
     assert slab.fragmentation(MIB) == pytest.approx(1 - 1 / 4)
 
