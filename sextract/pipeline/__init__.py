@@ -153,6 +153,7 @@ def _extract(
         with uninterrupted():
             writer.close()
             checks.close()
+        reporter.detail(_buffers(slab))
     seconds = recorder.seconds
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
@@ -160,6 +161,14 @@ def _extract(
         work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, gauge.rss_peak, fitted.workers, outputs
     )
     return summary, fitted
+
+
+def _buffers(slab: Slab) -> str:
+    """What the slab was used for, and whether it was in pieces that were too small."""
+    most = ", ".join(f"{name} {size_text(account.peak)}" for name, account in slab.ledger.accounts().items())
+    pieces = f"; {size_text(slab.scattered)} were free, but not in one piece" if slab.scattered else ""
+    behind = f"; {size_text(slab.overflow.peak)} behind it on disk" if slab.overflow and slab.overflow.peak else ""
+    return f"Buffers at most {size_text(slab.ledger.peak)} of {size_text(slab.capacity)}: {most}{pieces}{behind}"
 
 
 def _extension(work: Run, index: int, layout: Layout) -> int:

@@ -135,8 +135,8 @@ class FileHandle:
         return self._adopt(fd)
 
     def _adopt(self, fd: int) -> int:
-        # Both passes read forward; pages stay cached for the second one.  Where they don't, reading ahead would fetch some MiB that
-        # others drop again.
+        # Both passes read forward; pages stay cached for the second one.  Where they don't, reading ahead would fetch some MiB
+        # that others drop again.
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM if self.drops else os.POSIX_FADV_SEQUENTIAL)
         self._fd, self._pid = fd, os.getpid()
         return fd
