@@ -21,6 +21,8 @@ PHYSICAL_PART = 4
 # Address space that is still to be mapped when a limit is chosen: kernels, astropy and fitsio in a worker (54 MiB with
 # astropy 8), heaps.
 TO_COME_BYTES = 96 << 20
+# The part of it that is data (31 MiB with astropy 8), likewise.
+DATA_TO_COME_BYTES = 48 << 20
 # With less for buffers the message that --mem-limit is too small would mislead.
 LEAST_ROOM_BYTES = 32 << 20
 
@@ -72,7 +74,7 @@ def default_mem_limit(
     return min((d for d in found if d.value > 0), key=lambda d: d.value)
 
 
-def within_address_space(
+def within_shell_limits(
     limit: Default,
     root: Path = Path("/"),
     rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit,
@@ -88,17 +90,23 @@ def within_address_space(
     Raises
     ------
     LimitError
-        RLIMIT_AS leaves no room for buffers at all.
+        RLIMIT_AS or RLIMIT_DATA leaves too little for libraries, which can't be told once an interpreter has run out.
     """
-    soft = rlimit(resource.RLIMIT_AS)[0]
-    if soft == resource.RLIM_INFINITY:
+    pages = [int(word) for word in _read(root / "proc/self/statm").split()]
+    mapped, data = (pages[k] * os.sysconf("SC_PAGE_SIZE") if len(pages) > k else 0 for k in (0, 5))
+    space, most_data = (rlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if 0 <= most_data < data + DATA_TO_COME_BYTES:
+        raise _too_small("data segment (ulimit -d)", most_data, data + DATA_TO_COME_BYTES)
+    room = space - mapped - TO_COME_BYTES
+    if space == resource.RLIM_INFINITY:
         return limit
-    mapped = int((_read(root / "proc/self/statm").split() or ["0"])[0]) * os.sysconf("SC_PAGE_SIZE")
-    room = soft - mapped - TO_COME_BYTES
     if room < LEAST_ROOM_BYTES:
-        least = -(-(mapped + TO_COME_BYTES + LEAST_ROOM_BYTES) // 2**20)
-        raise LimitError(f"the address space (ulimit -v) of {soft >> 20} MiB is too small: at least {least} MiB are needed")
+        raise _too_small("address space (ulimit -v)", space, mapped + TO_COME_BYTES + LEAST_ROOM_BYTES)
     return min(limit, Default(room, "what ulimit -v leaves for buffers"), key=lambda d: d.value)
+
+
+def _too_small(what: str, soft: int, least: int) -> LimitError:
+    return LimitError(f"the {what} of {soft >> 20} MiB is too small: at least {-(-least >> 20)} MiB are needed")
 
 
 def default_workers(root: Path = Path("/"), cpus: int | None = None) -> Default:

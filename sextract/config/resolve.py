@@ -16,7 +16,7 @@ from typing import Any
 
 from sextract.config.doors import built_columns
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
-from sextract.config.machine import Default, default_mem_limit, default_workers, within_address_space
+from sextract.config.machine import Default, default_mem_limit, default_workers, within_shell_limits
 from sextract.config.parameters import PARAMETERS
 from sextract.config.settings import (
     BackgroundSettings,
@@ -468,7 +468,7 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
         limit = Default(v["MEM_LIMIT"], "MEM_LIMIT")
     else:
         limit = default_mem_limit()
-    limit = within_address_space(limit)
+    limit = within_shell_limits(limit)
     if options.workers is not None:
         workers = Default(options.workers, "--workers")
     elif config.texts["WORKERS"]:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from sextract.config.machine import (
+    DATA_TO_COME_BYTES,
     LEAST_ROOM_BYTES,
     TO_COME_BYTES,
     Default,
     default_mem_limit,
     default_workers,
     memory_filesystem,
-    within_address_space,
+    within_shell_limits,
 )
 from sextract.errors import LimitError
 
@@ -164,14 +165,27 @@ def test_folders_in_memory_are_found_by_device(tmp_path):
     assert memory_filesystem(str(tmp_path / "missing"), table) == ""
 
 
+def shell(space=resource.RLIM_INFINITY, data=resource.RLIM_INFINITY):
+    return lambda which: ({resource.RLIMIT_AS: space, resource.RLIMIT_DATA: data}[which], 0)
+
+
 def test_buffers_fit_into_the_address_space_beside_what_is_mapped(machine):
-    root = machine({"proc/self/statm": "25600 9 9 9 0 9 0\n"})
+    root = machine({"proc/self/statm": "25600 9 9 9 0 1000 0\n"})
     mapped = 25600 * os.sysconf("SC_PAGE_SIZE")
     chosen = Default(GIB, "--mem-limit")
-    assert within_address_space(chosen, root, unlimited) == chosen
+    assert within_shell_limits(chosen, root, unlimited) == chosen
     for room in (LEAST_ROOM_BYTES, GIB // 2, GIB, 2 * GIB):
-        found = within_address_space(chosen, root, lambda which, room=room: (mapped + TO_COME_BYTES + room, 0))
+        found = within_shell_limits(chosen, root, shell(space=mapped + TO_COME_BYTES + room))
         assert found.value == min(room, GIB)
         assert found.origin == ("--mem-limit" if room >= GIB else "what ulimit -v leaves for buffers")
     with pytest.raises(LimitError, match="ulimit -v"):
-        within_address_space(chosen, root, lambda which: (mapped + TO_COME_BYTES, 0))
+        within_shell_limits(chosen, root, shell(space=mapped + TO_COME_BYTES))
+
+
+def test_libraries_fit_into_the_data_segment(machine):
+    root = machine({"proc/self/statm": "25600 9 9 9 0 1000 0\n"})
+    needed = 1000 * os.sysconf("SC_PAGE_SIZE") + DATA_TO_COME_BYTES
+    chosen = Default(GIB, "--mem-limit")
+    assert within_shell_limits(chosen, root, shell(data=needed)) == chosen
+    with pytest.raises(LimitError, match="ulimit -d"):
+        within_shell_limits(chosen, root, shell(data=needed - 1))
