@@ -26,6 +26,7 @@ from sextract.config.resolve import (
     catalogue_of,
     checkimages_of,
     read_configuration,
+    reports_of,
     settings_for,
 )
 from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
@@ -50,7 +51,10 @@ sextract -h            all options
 """
 
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
-_WITH_VALUE = ("-c", "-o", "--mem-limit", "--workers", "--tile-shape", "--provenance", "--scratch")
+_WITH_VALUE = (
+    "-c", "-o", "--mem-limit", "--account", "--mem-report", "--workers", "--tile-shape", "--provenance", "--scratch",
+)  # fmt: skip
+_BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
 _WHOLE = 2**31 - 1
 
@@ -107,8 +111,9 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     for word in todo:
         if word in _WITH_VALUE:
             rest += [word, *_following(todo)]
-        elif word == "--sextractor-bugs":
-            rest.append("--sextractor-bugs=all")
+        elif word in _BARE:
+            # Its value is optional, and the image that follows isn't one.
+            rest.append(f"{word}={_BARE[word]}")
         elif not word.startswith("-") or word.startswith("--") or word in _FLAGS:
             rest.append(word)
         else:
@@ -169,6 +174,8 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         mem_limit=args.mem_limit,
         workers=args.workers,
         scratch_dir=args.scratch,
+        account=args.account,
+        mem_report=tuple(args.mem_report),
         tile_shape=args.tile_shape,
         provenance=args.provenance,
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
@@ -181,22 +188,24 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     return _batch(images, config, reporter, args.estimate)
 
 
-def _one(image: str, config: Configuration, reporter: Reporter, estimate: bool) -> int:
+def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | None) -> int:
     """Process one image."""
     settings = settings_for(image, config, reporter)
     from sextract import pipeline
 
     if estimate:
-        return _say(f"{pipeline.estimate(image, settings)}\n")
+        found = pipeline.estimate(image, settings)
+        return _say(f"{found.as_json() if estimate == 'json' else found}\n")
     s = pipeline.run(image, settings, reporter)
+    rss = f" (sum of Rss {s.rss_bytes / 2**20:.0f} MiB)" if settings.resources.account == "rss" else ""
     reporter.info(
         f"{s.sources} sources ({s.detected} detected), {s.seconds:.1f} s, {s.mpixel_per_s:.2f} Mpixel/s, "
-        f"peak {s.peak_bytes / 2**20:.0f} of {s.limit_bytes / 2**20:.0f} MiB in all processes, {s.workers} workers"
+        f"peak {s.peak_bytes / 2**20:.0f} of {s.limit_bytes / 2**20:.0f} MiB in all processes{rss}, {s.workers} workers"
     )
     return 0
 
 
-def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: bool) -> int:
+def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: str | None) -> int:
     """Images in turn; one that fails doesn't stop the others."""
     failed = []
     for number, image in enumerate(images, 1):
@@ -225,12 +234,13 @@ def _check_batch(images: Sequence[str], config: Configuration) -> None:
         name, kind = catalogue_of(image, config)
         files = [("CATALOG_NAME", name)] if kind != "NONE" else []
         files += [("CHECKIMAGE_NAME", file) for _, file in checkimages_of(image, config)]
+        files += [("--mem-report", file) for file in reports_of(image, config)]
         for keyword, file in files:
             other = owner.setdefault(os.path.abspath(file), image)
             if other is not image:
                 raise ConfigError(
                     f"{keyword} {file} would be written for {other} and for {image}: "
-                    f"put {{stem}} in the name, as in {{stem}}.cat"
+                    f"put {{stem}} in the name, as in {{stem}}{os.path.splitext(file)[1] or '.cat'}"
                 )
 
 
@@ -248,9 +258,11 @@ def _parser() -> argparse.ArgumentParser:
     add("-c", dest="config", metavar="FILE", help="configuration file (else ./default.sex if there is one)")
     add("-o", dest="output", metavar="FILE", help="catalogue, before CATALOG_NAME; {stem} is the image's name")
     add("--mem-limit", metavar="SIZE", help="memory of all processes together (else the machine's limits)")
+    add("--account", choices=("pss", "rss"), help="what counts: pss, shared memory once; rss, once for each process")
+    add("--mem-report", action="append", default=[], metavar="FILE", help="memory over time: .html, .png, .json or .csv")
     add("--workers", type=_count, metavar="N", help="worker processes; 0: all in one process (else one a CPU)")
     add("--batch", action="store_true", help="the images are separate runs")
-    add("--estimate", action="store_true", help="print the plan and the predicted peak, read no pixels")
+    add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
     add("--provenance", choices=("input", "full"), default="input", help="full: facts of the run in the header")

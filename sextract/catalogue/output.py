@@ -1,8 +1,8 @@
 """Files that appear whole or not at all, written without filling the page cache.
 
 An `OutputFile` has no name, or a temporary one (``temporary.py``), and gets its own by `commit`.  What is written goes
-to the disk soon after (`WriteBehind`): dirty pages belong to the memory of a cgroup.  It knows no format; those are
-``fits.py``, ``ascii.py`` and the check-images.
+to the disk soon after (``memory/writeback.py``): dirty pages belong to the memory of a cgroup.  It knows no format;
+those are ``fits.py``, ``ascii.py`` and the check-images.
 """
 
 from __future__ import annotations
@@ -15,17 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sextract.catalogue import _io, temporary
+from sextract.catalogue import temporary
 from sextract.errors import OutputError
-
-# Written bytes that may wait for the disk, per file and process: two such pieces are in flight.
-WRITE_BEHIND_BYTES = 1 << 20
-
-# The same where writes leave gaps: neighbours should have time to complete a page before it goes to the disk.
-SCATTERED_BYTES = 8 << 20
-
-# What sync_file_range says of files that have nothing to sync: pipes, devices, some file systems.
-_NOT_SYNCABLE = frozenset({errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+from sextract.memory.writeback import WriteBehind
 
 
 def explain(exc: OSError, path: str, option: str) -> OutputError:
@@ -46,52 +38,6 @@ def explain(exc: OSError, path: str, option: str) -> OutputError:
         errno.EIO: "the device failed (Input/output error)",
     }.get(exc.errno or 0, exc.strerror or str(exc))
     return OutputError(f"can't write {path}: {what}; choose another place with {option}")
-
-
-class WriteBehind:
-    """Keeps at most about two pieces of written data of one descriptor off the disk.
-
-    Ranges may come in any order; a piece is the span of what came since the last one.  Where it was written without
-    gaps it leaves the page cache as well; where it wasn't, neighbours may still complete its pages, and dropping them
-    would mean reading them back.
-    """
-
-    __slots__ = ("_first", "_last", "_pending", "_previous", "off")
-
-    def __init__(self) -> None:
-        self._first = 0
-        self._last = 0
-        self._pending = 0
-        self._previous: tuple[int, int, bool] | None = None
-        self.off = False
-
-    def written(self, fd: int, offset: int, last: int, nbytes: int) -> None:
-        """`nbytes` within ``offset <= position < last`` were written; waits for the disk if too many are pending."""
-        if self.off:
-            return
-        self._first = offset if not self._pending else min(self._first, offset)
-        self._last = max(self._last, last) if self._pending else last
-        self._pending += nbytes
-        length = self._last - self._first
-        dense = length <= self._pending
-        if self._pending < (WRITE_BEHIND_BYTES if dense else SCATTERED_BYTES):
-            return
-        self._pending = 0
-        if self._check(_io.start_writeback(fd, self._first, length)) and self._previous is not None:
-            self._check(_io.finish_writeback(fd, *self._previous))
-        self._previous = (self._first, length, dense)
-
-    def drop(self, fd: int, offset: int = 0, nbytes: int = 0) -> None:
-        """Wait for a range (0 bytes: to the end) and drop it from the page cache."""
-        if not self.off:
-            self._check(_io.finish_writeback(fd, offset, nbytes, True))
-
-    def _check(self, code: int) -> bool:
-        if code in _NOT_SYNCABLE:
-            self.off = True
-        elif code:
-            raise OSError(code, os.strerror(code))
-        return not self.off
 
 
 class OutputFile:
@@ -229,7 +175,7 @@ class OutputFile:
     def drop_cache(self, offset: int = 0, nbytes: int = 0) -> None:
         """Write that range (0 bytes: to the end) out and drop it from the page cache."""
         with self.translated():
-            self._behind.drop(self.fd, offset, nbytes)
+            self._behind.settle(self.fd, offset, nbytes)
 
     def resize(self, nbytes: int) -> None:
         """Set the length; what is new reads as zeros."""

@@ -98,7 +98,7 @@ class ApertureImage(CheckImage):
         self.outlines.pwrite(data.view(np.uint8).data, first * OUTLINE.itemsize)
 
     def _kept(self) -> Iterator[NDArray[np.void]]:
-        """The outlines that were kept, in pieces of 64 KiB."""
+        """The outlines that were kept, in pieces."""
         piece = np.zeros(PIECE_BYTES // OUTLINE.itemsize, OUTLINE)
         for at, size in cards.chunks(self.outlines.size, piece.nbytes):
             some = piece[: size // OUTLINE.itemsize]

@@ -31,12 +31,15 @@ from sextract.registry import Registry
 OPTION = "CHECKIMAGE_NAME"
 
 # Read at a time when sums are made.
-PIECE_BYTES = 65536
+PIECE_BYTES = 32768
 
 # Cached pages dropped at a time behind a reader.
 DROP_BYTES = 1 << 20
 
 PAGE_BYTES = 4096
+
+# Fragments written at a time: no array made of them is large.
+FRAGMENTS = 2048
 
 Pixels = NDArray[np.float32]
 
@@ -172,11 +175,12 @@ class CheckImage:
         fragments : FRAGMENT array (n,)
         labels : int array (n,) or scalar
         """
-        if not len(fragments):
-            return
-        values = np.ascontiguousarray(np.broadcast_to(np.asarray(labels, np.int32), fragments.shape))
-        args = self._place(ext), self.extensions[ext].width, _table(fragments), values
-        self._wrote_fragments(_put.put_labels(self.file.fd, *args), ext, fragments)
+        for first in range(0, len(fragments), FRAGMENTS):
+            some = fragments[first : first + FRAGMENTS]
+            mine = labels if np.ndim(labels) == 0 else np.asarray(labels)[first : first + FRAGMENTS]
+            values = np.ascontiguousarray(np.broadcast_to(np.asarray(mine, np.int32), some.shape))
+            args = self._place(ext), self.extensions[ext].width, _table(some), values
+            self._wrote_fragments(_put.put_labels(self.file.fd, *args), ext, some)
 
     def write_values(self, ext: int, fragments: NDArray[Any], values: NDArray[np.float32]) -> None:
         """Write pixels over fragments.
@@ -188,14 +192,17 @@ class CheckImage:
         values : float32 array
             Their pixels, one fragment after the other.
         """
-        if not len(fragments):
-            return
-        table = _table(fragments)
-        need = int((table[:, 2].astype(np.int64) - table[:, 1]).sum())
+        need = int(fragments["x1"].sum(dtype=np.int64) - fragments["x0"].sum(dtype=np.int64))
         if values.dtype != np.float32 or values.shape != (need,):
             raise TypeError(f"{self.name}: {values.dtype} {values.shape} for {need} float32 pixels")
-        args = self._place(ext), self.extensions[ext].width, table, np.ascontiguousarray(values).view(np.uint32)
-        self._wrote_fragments(_put.put_values(self.file.fd, *args), ext, fragments)
+        done = 0
+        for first in range(0, len(fragments), FRAGMENTS):
+            some = fragments[first : first + FRAGMENTS]
+            last = done + int((some["x1"] - some["x0"]).sum(dtype=np.int64))
+            pixels = np.ascontiguousarray(values[done:last]).view(np.uint32)
+            args = self._place(ext), self.extensions[ext].width, _table(some), pixels
+            self._wrote_fragments(_put.put_values(self.file.fd, *args), ext, some)
+            done = last
 
     def _place(self, ext: int) -> int:
         return self.bases[ext]

@@ -65,7 +65,15 @@ class Result:
 
 
 class Backend(Protocol):
-    """Runs tasks; used by one thread, and a context manager."""
+    """Runs tasks; used by one thread, and a context manager.
+
+    Attributes
+    ----------
+    ended : callable
+        Told in words when a process has ended before its time and is replaced.
+    """
+
+    ended: Callable[[str], None]
 
     @property
     def workers(self) -> int:
@@ -102,13 +110,29 @@ class Backend(Protocol):
         """
         ...
 
+    def resize(self, workers: int) -> None:
+        """Have that many workers from now on, 0 included: the last ones end with all their memory, or new ones start.
+
+        ValueError if tasks are outstanding.  New workers get the latest broadcast of each kind.  Does nothing where tasks run
+        in this process.
+        """
+        ...
+
     def pids(self) -> list[int]:
         """Processes that the backend holds beside this one."""
+        ...
+
+    def processes(self) -> dict[str, int]:
+        """The same by name: ``template``, ``worker 1``, …; a worker that is being replaced is missing."""
         ...
 
     def close(self) -> None:
         """End everything at once, tasks that run included; nothing is left behind.  May be called twice."""
         ...
+
+
+def ignore(text: str) -> None:
+    """Nobody wants to know."""
 
 
 def call(handler: Handler, kind: int, payload: bytes) -> bytes:
@@ -139,6 +163,7 @@ class SerialBackend:
     workers = 1
 
     def __init__(self, handler_factory: HandlerFactory) -> None:
+        self.ended: Callable[[str], None] = ignore
         self._handler = handler_factory(0)
         self._queue: deque[tuple[int, Task]] = deque()
         self._next = 0
@@ -173,9 +198,16 @@ class SerialBackend:
         check_payload(payload)
         call(self._handler, kind, payload)
 
+    def resize(self, workers: int) -> None:
+        """See `Backend`: nothing."""
+
     def pids(self) -> list[int]:
         """See `Backend`: none."""
         return []
+
+    def processes(self) -> dict[str, int]:
+        """See `Backend`: none."""
+        return {}
 
     def close(self) -> None:
         """See `Backend`."""

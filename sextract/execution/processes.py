@@ -29,11 +29,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sextract.errors import LimitError, WorkerError
-from sextract.execution.backend import MORE_MEMORY, TASKS_PER_WORKER, HandlerFactory, Result, Task
+from sextract.execution.backend import MORE_MEMORY, TASKS_PER_WORKER, HandlerFactory, Result, Task, ignore
 from sextract.execution.messages import (
     BROADCAST,
     ERROR,
     HELLO,
+    RECEIVE_BYTES,
     TASK,
     Frame,
     FrameReader,
@@ -105,6 +106,7 @@ class ProcessBackend:
         if workers < 1:
             raise ValueError(f"{workers} workers")
         self.workers = workers
+        self.ended: Callable[[str], None] = ignore
         self._factory = handler_factory
         self._owner = os.getpid()
         self._closed = False
@@ -116,6 +118,7 @@ class ProcessBackend:
         self._outstanding = 0
         self._next = 0
         self._lost = 0
+        self._leaving: set[int] = set()
         self._wanted: set[int] = set()
         self._refused = 0
         self._selector = selectors.DefaultSelector()
@@ -173,9 +176,37 @@ class ProcessBackend:
             if worker is not None:
                 self._send(worker, Frame(BROADCAST, kind, NO_TICKET, payload))
 
+    def resize(self, workers: int) -> None:
+        """See `Backend`."""
+        if self._outstanding:
+            raise ValueError(f"{self._outstanding} tasks are outstanding")
+        for worker in self._slots[workers:]:
+            if worker is not None:
+                self._leaving.add(worker.pid)
+                self._forget(worker)
+                self._request(KILL, worker.pid)
+        new = range(len(self._slots), workers)
+        del self._slots[workers:], self._bound[workers:]
+        self._slots += [None for _ in new]
+        self._bound += [deque() for _ in new]
+        self.workers = workers
+        while self._leaving:
+            self._control_event()
+        for slot in new:
+            self._request(FORK, slot)
+        while any(self._slots[slot] is None for slot in new):
+            self._control_event()
+
     def pids(self) -> list[int]:
         """See `Backend`: the template first, then the workers."""
-        return [] if self._closed else [self._template, *(worker.pid for worker in self._slots if worker is not None)]
+        return list(self.processes().values())
+
+    def processes(self) -> dict[str, int]:
+        """See `Backend`."""
+        if self._closed:
+            return {}
+        workers = {f"worker {worker.slot + 1}": worker.pid for worker in self._slots if worker is not None}
+        return {"template": self._template, **workers}
 
     def close(self) -> None:
         """See `Backend`."""
@@ -285,7 +316,7 @@ class ProcessBackend:
     def _receive(self, worker: _Worker) -> bool:
         """Read what is there; False if there is nothing (more)."""
         try:
-            data = worker.sock.recv(1 << 16)
+            data = worker.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return False
         except OSError:
@@ -352,6 +383,7 @@ class ProcessBackend:
         if event == STARTED:
             self._welcome(_Worker(first, second, socket.socket(fileno=fds[0])))
         elif event == EXITED:
+            self._leaving.discard(first)
             for worker in self._slots:
                 if worker is not None and worker.pid == first:
                     self._bury(worker, os.waitstatus_to_exitcode(second))
@@ -379,6 +411,7 @@ class ProcessBackend:
         self._forget(worker)
         if code == LimitError.exit_code:
             raise LimitError(f"a worker is out of memory; {MORE_MEMORY}")
+        self.ended(f"worker {worker.slot + 1} (process {worker.pid}) ended ({_end_text(code)}) and is replaced")
         if code is not None and worker.ready and jobs:
             if not self._judge(jobs[0], code):
                 del jobs[0]
@@ -418,6 +451,7 @@ class ProcessBackend:
         if self._lost > _MAX_LOST:
             raise WorkerError("the process that starts workers is killed again and again (out of memory?)")
         self._reap_template()
+        self._leaving.clear()
         for worker in self._slots:
             if worker is not None:
                 self._await_end(worker)

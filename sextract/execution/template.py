@@ -25,8 +25,9 @@ from typing import NoReturn
 
 from sextract.errors import LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.backend import MORE_MEMORY, HandlerFactory, call
-from sextract.execution.environment import die_with_parent, tune_heap
-from sextract.execution.messages import BROADCAST, ERROR, HELLO, REPLY, Frame, FrameReader, pack, pack_error
+from sextract.execution.environment import die_with_parent
+from sextract.execution.messages import BROADCAST, ERROR, HELLO, RECEIVE_BYTES, REPLY, Frame, FrameReader, pack, pack_error
+from sextract.memory.heap import tune_heap
 
 # Parent → template: fork a worker for this slot, or kill the one with this process id.
 REQUEST = struct.Struct("<ii")
@@ -207,7 +208,7 @@ def serve(sock: socket.socket, handler_factory: HandlerFactory, slot: int) -> No
     with suppress(BrokenPipeError, ConnectionResetError):
         sock.sendall(pack(answer))
         while answer.type != ERROR or answer.ticket != NO_TICKET:
-            data = sock.recv(1 << 16)
+            data = sock.recv(RECEIVE_BYTES)
             if not data:
                 return
             for frame in reader.feed(data):

@@ -22,7 +22,7 @@ from sextract.detection import _components
 from sextract.errors import InputError, LimitError
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import Lease, TileKey
-from sextract.pipeline.layout import Layout
+from sextract.pipeline.layout import Layout, first_runs
 from sextract.pipeline.measuring import Measuring
 from sextract.pipeline.plan import Run
 from sextract.pipeline.sources import SourceTable
@@ -33,6 +33,9 @@ from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 # A task of about ten milliseconds.
 FOOTPRINTS_PER_TASK = 192
 PIXELS_PER_TASK = 60_000
+
+# Of a giant that lies on disk.
+FRAGMENTS_AT_ONCE = 65536
 
 # Shares of the work, for the progress bar.
 MESH_SHARE, SCAN_SHARE = 0.1, 0.3
@@ -54,7 +57,8 @@ class Part:
     first: int
     last: int
     whole: bool = False  # no deblending: it crashed
-    growth: int = 1
+    pieces: int = 0  # at least so much room for what comes of them
+    sources: int = 0
     scratch_bytes: int = 0
 
 
@@ -95,21 +99,25 @@ class Extraction:
     def measure_background(self) -> Frame:
         """Pass 1: the background, and what follows from it."""
         layout, grid = self.layout, self.layout.mesh
+        self.slab.low = layout.low_bytes
+        scratch = tuple(self.desk.keep(layout.scratch_bytes, "scratch") for _ in range(self.desk.backend.workers))
         maps = self.desk.keep(layout.mesh_bytes, "background")
-        self.setup = Setup(self.desk.extension, grid, maps, self.grid, self.run.scratch)
+        self.setup = Setup(self.desk.extension, grid, maps, self.grid, scratch, self.desk.store.offsets)
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         cells = layout.mesh_cells
         across = range(0, grid.nx, cells[1])
         down = range(0, grid.ny, cells[0])
-        todo = deque((j, min(j + cells[0], grid.ny), i, min(i + cells[1], grid.nx)) for j in down for i in across)
-        while todo or self.desk.busy:
-            while todo and self.desk.backend.idle_slots() > 0:
-                self._submit_mesh(*todo.popleft())
+        todo = ((j, min(j + cells[0], grid.ny), i, min(i + cells[1], grid.nx)) for j in down for i in across)
+        cells_left = next(todo, None)
+        while cells_left or self.desk.busy:
+            while cells_left and self.desk.backend.idle_slots() > 0:
+                self._submit_mesh(*cells_left)
+                cells_left = next(todo, None)
             self.desk.wait()
         background = self.run.attach_background(maps, grid)
-        scratch = self.desk.alloc(layout.complete_bytes, "background")
-        background.complete(self.settings.background, self.desk.view(scratch, np.dtype(np.uint8), layout.complete_bytes))
-        self.slab.free(scratch)
+        work = self.desk.store.alloc(layout.complete_bytes, "background")
+        background.complete(self.settings.background, self.desk.view(work, np.dtype(np.uint8), layout.complete_bytes))
+        self.slab.free(work)
         if not np.isfinite(background.mean) or not np.isfinite(background.global_rms):
             self._without_background(background)
         elif background.mostly_constant:
@@ -117,7 +125,8 @@ class Extraction:
         if self.bad:
             self.run.reporter.warning(f"{self.bad} bad pixels (NaN, infinite or BLANK) are masked")
         frame = self.run.frame(self.info, background)
-        self.setup = replace(self.setup, frame=frame)
+        # Workers have the header from the file.
+        self.setup = replace(self.setup, frame=replace(frame, header=""))
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         return frame
 
@@ -166,7 +175,7 @@ class Extraction:
         self.bands: dict[int, Band] = {}
         self.next_tile = self.next_band = 0
         labels = self.desk.keep(2 * (g.width // 2 + 2) * _components.LABEL_BYTES, "components")
-        self.pool = self._pool(4 * g.width + 4096, g.width + 1024)
+        self.pool = self._pool(*self.layout.pool)
         u1, minarea = np.dtype(np.uint8), self.settings.detection.minarea
         self.components = _components.Components(*self._pool_views(), self.desk.view(labels, u1, labels.nbytes), minarea)
         self.components.parents = self.run.parents
@@ -182,8 +191,12 @@ class Extraction:
             self.settings,
             g.width,
             g.height,
+            g.rows,
+            g.across * g.down,
             lambda s: self.run.reach_rows(s, g.height),
         )
+        # What is lent out while nothing waits for its turn.
+        self.idle = self.slab.used - self.tiles.used
         self.measuring = Measuring(self.desk, self.table, self._final_row, lambda: self.scanned and not self.blends)
 
     def _pool(self, pieces: int, components: int) -> tuple[BlockRef, BlockRef]:
@@ -224,7 +237,7 @@ class Extraction:
         rows, columns = g.tile(ty, tx).shape
         key: TileKey = (self.desk.extension, ty, tx)
         try:
-            runs = self.desk.alloc(runs_block_bytes(g.rows, rows * (columns // 24 + 1) + columns // 2 + 1), "runs")
+            runs = self.desk.alloc_for_task(runs_block_bytes(g.rows, first_runs(rows, columns)), "runs")
         except SlabFull:
             return False
         block = self.desk.reserve_tile(key)
@@ -238,8 +251,7 @@ class Extraction:
 
     def _crowded(self) -> bool:
         """Whether what waits for its turn fills half of the slab, so that the scan had better wait as well."""
-        tiles = self.slab.ledger.accounts().get("tiles")
-        return self.slab.used - (tiles.now if tiles is not None else 0) > self.slab.capacity // 2
+        return self.slab.used - self.tiles.used - self.idle > (self.slab.capacity - self.layout.low_bytes - self.idle) // 2
 
     def _scanned(self, key: TileKey, ref: BlockRef, runs: BlockRef, reply: Reply) -> None:
         done, nruns, bad = reply.tolist()
@@ -272,6 +284,7 @@ class Extraction:
         if self.next_band == g.down and not self.scanned:
             self.components.finish(g.height)
             self.scanned = True
+            self.run.mark("measuring", self.desk.extension)
         self._drain(self.scanned)
 
     def _feed(self, ty: int, band: Band) -> None:
@@ -296,6 +309,7 @@ class Extraction:
             else:
                 self._grow_pool()
         self.fed_row = y0 + rows
+        self.desk.settle()
         if joined is not None:
             self.slab.free(joined)
 
@@ -319,7 +333,9 @@ class Extraction:
             n, pieces, pixels = self.components.next_closed(PIXELS_PER_TASK, FOOTPRINTS_PER_TASK, 1 << 20)
             ref = self.desk.alloc(n * FOOTPRINT.itemsize + pieces * FRAGMENT.itemsize, "footprints")
             footprints = self.desk.view(ref, FOOTPRINT, n)
-            self.components.drain(footprints, self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize))
+            fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
+            while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE)) < pieces:
+                self.desk.settle()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)
@@ -333,14 +349,16 @@ class Extraction:
         b, part = self.parts[0]
         if part.scratch_bytes and self.giant is not None:
             return False
-        pieces = part.growth * (2 * b.nfrag + b.npix // 6 + 64) // 2 * 2
-        sources = part.growth * (2 * (part.last - part.first) + b.npix // 64 + 16)
+        # Twice a fragment is what blends of usual fields come to; of a giant it would be much.
+        usual = min(2 * b.nfrag + b.npix // 6, b.nfrag + FRAGMENTS_AT_ONCE) + 64
+        pieces = max(usual, part.pieces) // 2 * 2 + 2
+        sources = max(2 * (part.last - part.first) + min(b.npix // 64, FRAGMENTS_AT_ONCE // 16) + 16, part.sources)
         try:
             out = self.desk.alloc_for_task(pieces * FRAGMENT.itemsize + sources * SOURCE.itemsize, "sources")
         except SlabFull:
             return False
         try:
-            scratch = self.desk.alloc(part.scratch_bytes, "giant") if part.scratch_bytes else BlockRef(0, 0)
+            scratch = self.desk.alloc_for_task(part.scratch_bytes, "giant", low=True) if part.scratch_bytes else BlockRef(0, 0)
         except SlabFull:
             self.slab.free(out)
             return False
@@ -364,7 +382,7 @@ class Extraction:
 
     def _blended(self, b: Blend, part: Part, out: BlockRef, pieces: int, lease: Lease, reply: Reply) -> None:
         self.tiles.release(lease)
-        done, why, nsources, npieces, needed = reply.tolist()
+        done, why, nsources, npieces, needed, more_sources, more_pieces = reply.tolist()
         self._release_giant(part)
         if done > part.first:
             b.found[part.first] = out, nsources, npieces, pieces
@@ -372,9 +390,12 @@ class Extraction:
             self.slab.free(out)
         b.todo -= done - part.first
         if done < part.last:
-            full = why == _deblend.OUTPUT
-            growth = 4 * part.growth if full and done == part.first else part.growth
-            self.parts.appendleft((b, Part(done, part.last, part.whole, growth, 0 if full else needed)))
+            # Where something came of it there may be room the next time.
+            full = why == _deblend.OUTPUT and done == part.first
+            left = Part(done, part.last, part.whole, scratch_bytes=0 if why == _deblend.OUTPUT else needed)
+            if full:
+                left.pieces, left.sources = more_pieces, more_sources
+            self.parts.appendleft((b, left))
         while self.blends and self.blends[0].todo == 0:
             self._clean(self.blends.popleft())
             self.table.settle(self._final_row())

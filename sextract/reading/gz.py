@@ -15,7 +15,7 @@ from sextract.reading.fits import list_hdus
 from sextract.reading.handle import FileHandle, Identity
 from sextract.reading.source import OPENERS, Hdu, Opener
 
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 32 * 1024
 
 # Dirty pages count for a memory cgroup: every so often their writing is begun.
 WRITE_BEHIND_BYTES = 8 * 1024 * 1024

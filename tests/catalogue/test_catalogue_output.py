@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sextract.catalogue.output import SCATTERED_BYTES, WRITE_BEHIND_BYTES, OutputFile, explain
+from sextract.catalogue.output import OutputFile, explain
 from sextract.errors import OutputError
+from sextract.memory.writeback import SCATTERED_BYTES, WRITE_BEHIND_BYTES
 
 
 def test_bytes_of_any_order_come_back(tmp_path: Path) -> None:

@@ -144,6 +144,20 @@ class BackendContract:
         assert order == tickets
         assert len(pids) == 1
 
+    def test_another_number_of_workers(self, backend: Backend) -> None:
+        before = backend.workers
+        backend.broadcast(SET, b"kept")
+        backend.submit(Task(ECHO, b""))
+        collect(backend, 1)
+        for workers in (1, 0, before + 1, before):
+            backend.resize(workers)
+            if workers:
+                for slot in range(backend.workers):
+                    backend.submit(Task(GET, b"", affinity=slot))
+                assert {result.reply for result in collect(backend, backend.workers).values()} == {b"kept"}
+        assert backend.workers == before
+        assert backend.idle_slots() == 2 * before
+
     def test_the_slab_is_shared(self, backend: Backend, slab: Slab) -> None:
         ref = slab.alloc(800, "x")
         slab.view(ref, np.int64)[:] = np.arange(100)
@@ -156,8 +170,14 @@ class BackendContract:
         assert backend.wait(0.01) == []
         assert time.monotonic() - start < 30
 
+    def test_processes_have_names(self, backend: Backend) -> None:
+        names = backend.processes()
+        assert list(names.values()) == backend.pids()
+        assert list(names) in ([], ["template", *(f"worker {k + 1}" for k in range(backend.workers))])
+
     def test_close_twice(self, backend: Backend) -> None:
         backend.submit(Task(ECHO, b""))
         backend.close()
         backend.close()
         assert backend.pids() == []
+        assert backend.processes() == {}

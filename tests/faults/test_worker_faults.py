@@ -86,13 +86,15 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(folder: Path, image: Path, program: str, how: str, which: object, columns: str = COLUMNS) -> Started:
+def run(
+    folder: Path, image: Path, program: str, how: str, which: object, columns: str = COLUMNS, more: tuple[str, ...] = ()
+) -> Started:
     """A finished run of a program."""
     folder.mkdir()
     (folder / "p.param").write_text("\n".join(columns.split()))
     (folder / "program.py").write_text(textwrap.dedent(HEAD + program + TAIL))
     options = ("-PARAMETERS_NAME", "p.param", "-o", "out.fits", "--workers", "2", "--mem-limit", "512M")
-    with Started(folder, how, which, image, *options, program=["program.py"]) as done:
+    with Started(folder, how, which, image, *options, *more, program=["program.py"]) as done:
         done.finish()
     return done
 
