@@ -24,6 +24,8 @@ PHYSICAL_PART = 4
 TO_COME_BYTES = 96 << 20
 # Part of a limited address space that is kept for what outgrows the buffers (``memory/overflow.py``).
 OVERFLOW_PART = 8
+# Data segment that is still to come, likewise (31 MiB with astropy 8).
+DATA_TO_COME_BYTES = 48 << 20
 # With less for buffers the message that --mem-limit is too small would mislead.
 LEAST_ROOM_BYTES = 32 << 20
 
@@ -134,6 +136,21 @@ def within_address_space(
         least = -(-(soft - room + LEAST_ROOM_BYTES) * OVERFLOW_PART // (OVERFLOW_PART - 1) // _MIB)
         raise LimitError(f"the address space (ulimit -v) of {soft >> 20} MiB is too small: at least {least} MiB are needed")
     return min(limit, Default(room, "what ulimit -v leaves for buffers"), key=lambda d: d.value)
+
+
+def require_data_segment(root: Path = Path("/"), rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> None:
+    """Refuse an RLIMIT_DATA that libraries won't fit in: an interpreter that has run out can't be relied on to say so.
+
+    Raises
+    ------
+    LimitError
+    """
+    soft = rlimit(resource.RLIMIT_DATA)[0]
+    pages = _read(root / "proc/self/statm").split()
+    needed = (int(pages[5]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 5 else 0) + DATA_TO_COME_BYTES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        least = -(-needed >> 20)
+        raise LimitError(f"the data segment (ulimit -d) of {soft >> 20} MiB is too small: at least {least} MiB are needed")
 
 
 def _address_room(soft: int, root: Path) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sextract.config.machine import (
+    DATA_TO_COME_BYTES,
     LEAST_ROOM_BYTES,
     OVERFLOW_PART,
     TO_COME_BYTES,
@@ -16,6 +17,7 @@ from sextract.config.machine import (
     default_mem_limit,
     default_workers,
     memory_filesystem,
+    require_data_segment,
     within_address_space,
 )
 from sextract.errors import LimitError
@@ -262,3 +264,12 @@ def test_buffers_fit_into_the_address_space_beside_what_is_mapped(machine):
         assert found.origin == ("--mem-limit" if room >= GIB else "what ulimit -v leaves for buffers")
     with pytest.raises(LimitError, match="ulimit -v"):
         within_address_space(chosen, root, lambda which: (mapped + TO_COME_BYTES, 0))
+
+
+def test_libraries_fit_into_the_data_segment(machine):
+    root = machine({"proc/self/statm": "25600 9 9 9 0 1000 0\n"})
+    needed = 1000 * os.sysconf("SC_PAGE_SIZE") + DATA_TO_COME_BYTES
+    require_data_segment(root, unlimited)
+    require_data_segment(root, lambda which: (needed, needed))
+    with pytest.raises(LimitError, match="ulimit -d"):
+        require_data_segment(root, lambda which: (needed - 1, needed))
