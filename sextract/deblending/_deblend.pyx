@@ -10,7 +10,8 @@ hash of extension, x and y (`shared`), so that it depends on the pixel alone.
 """
 
 from libc.math cimport M_PI, exp
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcpy, memmove
 
 from sextract.background._nodes cimport node_value
 from sextract.deblending._shape cimport (
@@ -27,14 +28,33 @@ from sextract.deblending._shape cimport (
     count_areas,
     end_areas,
     end_sums,
-    isophotal,
-    nth_brightest,
-    shape,
 )
 from sextract.deblending._leaves cimport collect
-from sextract.deblending._order cimport Sort, order
-from sextract.deblending._tree cimport tree
-from sextract.deblending._work cimport Level, Node, Work, take_bytes
+from sextract.deblending._lists cimport (
+    Cursor,
+    List,
+    chain_of,
+    cursor,
+    index,
+    list_isophotal,
+    list_of,
+    list_shape,
+    on_edge,
+    raster_order,
+)
+from sextract.deblending._tree cimport NO_ROOM, OVERFLOW, TOO_LARGE, tree
+from sextract.deblending._work cimport (
+    CHUNK,
+    MAX_BRANCHES,
+    MAX_LEAVES,
+    Branch,
+    Leaf,
+    Node,
+    Sort,
+    Work,
+    lacks,
+    take_bytes,
+)
 from sextract.detection._filter cimport filter_values
 from sextract.detection._lutz cimport Component, Label, Piece
 from sextract.memory._held cimport Held, held_copy
@@ -42,6 +62,34 @@ from sextract.records cimport Footprint, Fragment, Run, Source
 
 # What stopped `Deblender.run`.
 DONE, MISSING, SCRATCH, OUTPUT, LARGE = 0, 1, 2, 3, 4
+
+# Scratch that a pixel of a footprint may take.  Smooth ones take 13 to 15 bytes, filtered noise that hangs together 22.  Unfiltered
+# noise (34) and chessboards (58), of single pixels that are all fragments and peaks, are split up to half of the cap or so.
+cpdef enum:
+    PIXEL_BYTES = 24
+
+
+cdef int64_t scratch_bytes(
+    int64_t pixels, int64_t width, int64_t height, int64_t nthresh, int64_t minarea
+) noexcept nogil:
+    # And what doesn't depend on pixels: the nodes of the tree, rows, a portion of a list.
+    cdef int64_t rows = 4 * (height + 4) + 8 * width
+    cdef int64_t levels = max(nthresh, <int64_t>1) * (MAX_BRANCHES + 1) * <int64_t>sizeof(Node)
+    cdef int64_t branches = (MAX_BRANCHES + 1) * <int64_t>(sizeof(Branch) + sizeof(Sort))
+    return PIXEL_BYTES * pixels + rows + levels + branches + CHUNK * <int64_t>sizeof(Pixels) + 4 * minarea + 1024
+
+
+def most_scratch(int64_t pixels, int64_t width, int64_t height, int64_t nthresh, int64_t minarea):
+    """Bytes of scratch that are enough for any footprint of an image.
+
+    Parameters
+    ----------
+    pixels : int
+        The smaller of FOOTPRINT_MAXPIX and the pixels of the image.
+    width, height, nthresh, minarea : int
+        Frame, DEBLEND_NTHRESH, DETECT_MINAREA.
+    """
+    return scratch_bytes(pixels, width, height, nthresh, minarea)
 
 
 cdef inline double shared(int64_t extension, int32_t x, int32_t y) noexcept nogil:
@@ -79,7 +127,8 @@ cdef class Deblender:
     back : float32 array (ny, nx)
         Background mesh; cell_width, cell_height its cells in pixels.
     most_pixels : int
-        Footprints with more are analysed as a whole, without being split, and get FLAGS bit 128.
+        Footprints with more are analysed as a whole, without being split, and get FLAGS bit 128; those too of fewer pixels
+        that would need more than `most_scratch` to be split, for their many fragments and peaks.
     """
 
     cdef const float[:, ::1] taps
@@ -90,6 +139,7 @@ cdef class Deblender:
     cdef Areas areas
     cdef Brightest brightest
     cdef Source large
+    cdef int32_t large_edge
     cdef Work w
     cdef Held held
     cdef object _keep
@@ -98,7 +148,7 @@ cdef class Deblender:
     cdef uint8_t[::1] scratch
     cdef Source[::1] sources
     cdef Fragment[::1] pieces
-    cdef readonly int64_t nsources, npieces
+    cdef readonly int64_t nsources, npieces, needed_sources, needed_pieces
 
     def __init__(
         self, int64_t extension, int64_t width, int64_t height, const float[:, ::1] taps, int64_t nthresh, double mincont,
@@ -116,6 +166,7 @@ cdef class Deblender:
         self.w.facts.rms2 = rms * rms
         self.w.facts.gain = gain
         self.w.facts.threshold, self.w.facts.analysis, self.w.facts.saturation = threshold, analysis, saturation
+        self.w.most = scratch_bytes(min(most_pixels, width * height), width, height, nthresh, minarea)
 
     def begin(
         self, const Footprint[::1] footprints, const Fragment[::1] fragments, uint8_t[::1] scratch, Source[::1] sources,
@@ -126,7 +177,7 @@ cdef class Deblender:
         self.footprints, self.fragments, self.scratch = footprints, fragments, scratch
         self.sources, self.pieces = sources, pieces
         self.w.scratch, self.w.room = &scratch[0], scratch.shape[0]
-        self.nsources = self.npieces = self.w.needed = 0
+        self.nsources = self.npieces = self.w.needed = self.needed_sources = self.needed_pieces = 0
         self._keep = (slab, tiles)
         self.held.slab, self.held.offset = &slab[0], &tiles[0]
         self.held.height, self.held.width = self.w.facts.height, self.w.facts.width
@@ -147,13 +198,14 @@ cdef class Deblender:
         tuple of int
             Index of the next footprint, and DONE, MISSING (tiles of it aren't held: give its values by `strip`, then
             call `finish`), SCRATCH (it needs `needed` bytes of scratch), OUTPUT (the output is full) or LARGE (it has too
-            many pixels: `begin_large`, `fold_large` over its rows twice, `end_large`).
+            many pixels or fragments: `begin_large`, `fold_large` over its rows twice, `end_large`).  `needed_sources` and
+            `needed_pieces` are what would have been enough after OUTPUT.
         """
         cdef int64_t i = first
         cdef int32_t why = 0
         with nogil:
             while i < self.footprints.shape[0]:
-                why = 4 if self.footprints[i].npix > self.most_pixels else self._prepare(i)
+                why = 4 if self._large(i) else self._prepare(i)
                 if why == 0 and not self._values(i):
                     why = 1
                 if why == 0:
@@ -178,111 +230,114 @@ cdef class Deblender:
         """Split footprint `i`, all of whose values are known: DONE, SCRATCH or OUTPUT."""
         return self._split(i)
 
+    cdef bint _large(self, int64_t i) noexcept nogil:
+        return self.footprints[i].npix > self.most_pixels or self._list_bytes(&self.footprints[i]) > self.w.most
+
+    cdef int64_t _list_bytes(self, const Footprint *f) noexcept nogil:
+        # Its fragments, the values of its pixels, and what is needed to walk through lists.
+        cdef int64_t rows = f.ymax - f.ymin + 3
+        return (
+            f.nfragments * <int64_t>sizeof(Pixels) + f.npix * 8 + rows * 4
+            + min(f.npix, <int64_t>CHUNK) * <int64_t>sizeof(Pixels) + self.w.facts.minarea * 4 + 128
+        )
+
     cdef int32_t _prepare(self, int64_t i) noexcept nogil:
         # Lay out the first part of the scratch, and sort.
         cdef const Footprint *f = &self.footprints[i]
         cdef Work *w = &self.w
-        cdef int64_t need = f.nfragments * <int64_t>(sizeof(Sort) + sizeof(Pixels) + 4) + f.npix * 12 + 512
-        need += (f.ymax - f.ymin + 2) * 4
-        if need > self.w.room:
-            self.w.needed = need + f.npix * 16
-            return 2
+        cdef int64_t k, at = 0, rows = f.ymax - f.ymin + 1
         w.used = 0
-        w.filtered = <float *>take_bytes(&self.w, f.npix * 4)
-        w.image = <float *>take_bytes(&self.w, f.npix * 4)
-        w.owner = <int32_t *>take_bytes(&self.w, f.npix * 4)
-        self._sort_fragments(f)
-        return 0
-
-    cdef void _sort_fragments(self, const Footprint *f) noexcept nogil:
-        # The fragments in raster order, where each list entry is in it, and where each row begins.
-        cdef const Fragment *src = &self.fragments[f.fragments]
-        cdef int64_t n = f.nfragments, k, at = 0, rows = f.ymax - f.ymin + 1, y = 0
-        cdef Work *w = &self.w
-        w.npix, w.nfragments = f.npix, n
-        w.raster = <Pixels *>take_bytes(&self.w, n * sizeof(Pixels))
-        w.order = <int32_t *>take_bytes(&self.w, n * 4)
-        w.row_start = <int32_t *>take_bytes(&self.w, (rows + 1) * 4)
-        w.sort = <Sort *>take_bytes(&self.w, n * sizeof(Sort))
-        for k in range(n):
-            w.sort[k].key = (<int64_t>src[k].y << 32) | src[k].x0
-            w.sort[k].index = <int32_t>k
-        order(w.sort, n)
-        for k in range(n):
-            w.order[w.sort[k].index] = <int32_t>k
-            w.raster[k].y = src[w.sort[k].index].y
-            w.raster[k].x0 = src[w.sort[k].index].x0
-            w.raster[k].x1 = src[w.sort[k].index].x1
+        if lacks(w, self._list_bytes(f)):
+            # What follows is known when the values are; this is about enough.
+            w.needed = min(w.most, w.needed + f.npix * 8 + w.nthresh * <int64_t>(32 * sizeof(Node)))
+            return 2
+        w.npix, w.nfragments, w.ymin, w.list = f.npix, f.nfragments, f.ymin, &self.fragments[f.fragments]
+        w.raster = <Pixels *>take_bytes(w, w.nfragments * sizeof(Pixels))
+        w.filtered = <float *>take_bytes(w, w.npix * 4)
+        w.image = <float *>take_bytes(w, w.npix * 4)
+        w.row_start = <int32_t *>take_bytes(w, (rows + 2) * 4)
+        w.chunk = <Pixels *>take_bytes(w, min(w.npix, <int64_t>CHUNK) * sizeof(Pixels))
+        w.heap = <float *>take_bytes(w, w.facts.minarea * 4)
+        raster_order(w.list, w.nfragments, w.ymin, rows, w.row_start, <int32_t *>w.raster, sizeof(Pixels) // 4)
+        for k in range(w.nfragments):
             w.raster[k].at = <int32_t>at
             at += w.raster[k].x1 - w.raster[k].x0
-            while y <= w.raster[k].y - f.ymin:
-                w.row_start[y] = <int32_t>k
-                y += 1
-        w.row_start[rows] = <int32_t>n
-        # What was sorted is no longer needed.
-        w.used = <uint8_t *>w.sort - self.w.scratch
+        return 0
+
+    cdef bint _full(self, int64_t sources, int64_t pieces) noexcept nogil:
+        # Whether the output has no room for so many more.
+        if self.nsources + sources <= self.sources.shape[0] and self.npieces + pieces <= self.pieces.shape[0]:
+            return False
+        self.needed_sources = self.nsources + sources
+        self.needed_pieces = self.npieces + pieces
+        return True
 
     def begin_large(self, int64_t i):
-        """Begin a footprint that is too large to be split; False if its scratch or the output is too small (`needed`)."""
+        """Begin a footprint that is too large to be split: DONE, SCRATCH or OUTPUT."""
         cdef const Footprint *f = &self.footprints[i]
-        cdef int64_t need = f.nfragments * <int64_t>(sizeof(Sort) + sizeof(Pixels) + 4) + (f.ymax - f.ymin + 2) * 4 + 512
-        need += (f.xmax - f.xmin + 1) * 8 + self.w.facts.minarea * 4
-        if need > self.w.room:
-            self.w.needed = need
-            return False
-        self.w.used = 0
-        self.w.filtered = <float *>take_bytes(&self.w, (f.xmax - f.xmin + 1) * 4)
-        self.w.image = <float *>take_bytes(&self.w, (f.xmax - f.xmin + 1) * 4)
-        self.brightest.heap = <float *>take_bytes(&self.w, self.w.facts.minarea * 4)
-        self.brightest.m, self.brightest.seen = self.w.facts.minarea, 0
-        self._sort_fragments(f)
+        cdef Work *w = &self.w
+        cdef int64_t rows = f.ymax - f.ymin + 1, columns = f.xmax - f.xmin + 1
+        if self._full(1, f.nfragments):
+            return 3
+        w.used = 0
+        if lacks(w, (rows + 2) * 4 + columns * 8 + w.facts.minarea * 4 + 128):
+            return 2
+        w.filtered = <float *>take_bytes(w, columns * 4)
+        w.image = <float *>take_bytes(w, columns * 4)
+        w.row_start = <int32_t *>take_bytes(w, (rows + 2) * 4)
+        self.brightest.heap = <float *>take_bytes(w, w.facts.minarea * 4)
+        self.brightest.m, self.brightest.seen = w.facts.minarea, 0
+        # Its list is that of the raster, made where it is wanted.
+        w.ymin, w.nfragments = f.ymin, f.nfragments
+        raster_order(
+            &self.fragments[f.fragments], f.nfragments, f.ymin, rows, w.row_start, <int32_t *>&self.pieces[self.npieces],
+            sizeof(Fragment) // 4,
+        )
         begin_sums(&self.sums, f.xmin, f.ymin)
-        return True
+        self.large_edge = 0
+        return 0
 
     def fold_large(self, int64_t i, bint second, int64_t ya, int64_t yb, const float[:, ::1] block, int64_t y0, int64_t x0):
         """Fold rows ya <= y < yb, top first, from a block as in `strip`; all rows once, then all again with `second`."""
         cdef int64_t k, x
-        cdef const Footprint *f = &self.footprints[i]
         cdef Work *w = &self.w
+        cdef const Fragment *f
         cdef Pixels p
-        for k in range(w.row_start[ya - f.ymin], w.row_start[yb - f.ymin]):
-            p = w.raster[k]
-            p.at = 0
+        for k in range(w.row_start[ya - w.ymin], w.row_start[yb - w.ymin]):
+            f = &self.pieces[self.npieces + k]
+            p.y, p.x0, p.x1, p.at = f.y, f.x0, f.x1, 0
             for x in range(p.x0, p.x1):
                 w.image[x - p.x0] = w.filtered[x - p.x0] = block[p.y - y0, x - x0]
             if self.taps.shape[0]:
                 filter_values(&block[0, 0], block.shape[1], block.shape[0], block.shape[1], &self.taps[0, 0],
                               self.taps.shape[0], self.taps.shape[1], p.y - y0, p.x0 - x0, p.x1 - x0, w.filtered, False)
             if second:
-                count_areas(&self.areas, &p, 1, w.image, self.w.facts.threshold, self.large.peak)
-                add_areas(&self.areas, &self.large, &p, 1, w.filtered, w.image, &self.w.facts)
+                count_areas(&self.areas, &p, 1, w.image, w.facts.threshold, self.large.peak)
+                add_areas(&self.areas, &self.large, &p, 1, w.filtered, w.image, &w.facts)
             else:
+                if on_edge(w, &p):
+                    self.large_edge = 8
                 add_sums(&self.sums, &p, 1, w.filtered, w.image)
-                add_brightest(&self.brightest, &p, 1, w.filtered, self.w.facts.threshold)
+                add_brightest(&self.brightest, &p, 1, w.filtered, w.facts.threshold)
 
     def middle_large(self):
         """Between the two passes of `fold_large`."""
         end_sums(&self.large, &self.sums, False)
-        self.large.flags = 128
+        self.large.flags = 128 | self.large_edge
         self.large.bkg = self._background(<int64_t>(self.large.x + 0.5), <int64_t>(self.large.y + 0.5))
         begin_areas(&self.areas, &self.large, &self.w.facts)
 
     def end_large(self, int64_t i):
-        """Finish; True, or False if the output is full."""
+        """Finish: it has its source, unless DETECT_MAXAREA rejects it."""
         cdef const Footprint *f = &self.footprints[i]
         cdef Source *s = &self.large
-        cdef int64_t k
-        if self.nsources + 1 > self.sources.shape[0] or self.npieces + f.nfragments > self.pieces.shape[0]:
-            return False
         end_areas(s, &self.areas, &self.w.facts)
         s.abcor = area_correction(&self.areas, s, self.w.facts.threshold)
-        s.flags |= self._edge(self.w.raster, f.nfragments)
         s.mthresh = self.brightest.heap[0] if self.brightest.seen >= self.brightest.m else <float>0.0
-        s.parent, s.number, s.row, s.dbkg, s.spare = f.parent, 0, f.row, 0.0, 0
         if not self.maxarea or s.npix <= self.maxarea:
+            self._book(f, s)
             self.sources[self.nsources] = s[0]
-            self._write(self.w.raster, f.nfragments)
-        return True
+            self._keep_pieces(self.npieces, f.nfragments)
 
     cdef bint _values(self, int64_t i) noexcept nogil:
         # Values out of held tiles, strip by strip of what is left of the scratch; False if a tile isn't held.
@@ -325,204 +380,201 @@ cdef class Deblender:
         # The tree, then the sources; 0, SCRATCH or OUTPUT.
         cdef const Footprint *f = &self.footprints[i]
         cdef Work *w = &self.w
-        cdef int64_t k, n = w.nfragments, leaves, used = w.used
-        cdef int32_t flags = 0
+        cdef int64_t k, leaves, used = w.used
+        cdef int32_t why, flags = 0
         cdef float peak = -1e30
-        cdef Pixels *whole
         for k in range(w.npix):
             if w.filtered[k] > peak:
                 peak = w.filtered[k]
-        leaves = tree(&self.w, f, peak)
-        if leaves == -2:
+        leaves = tree(w, peak)
+        if leaves == NO_ROOM:
+            w.needed = max(w.needed, min(w.most, used + w.nnodes * <int64_t>sizeof(Node) + self._share_bytes(64)))
             return 2
-        if leaves == -1:
+        if leaves == OVERFLOW or leaves > MAX_LEAVES:
             flags = 64
-        if leaves >= 2:
-            k = self._share(f, peak, leaves)
-            w.used = used
-            return <int32_t>k
+        elif leaves == TOO_LARGE:
+            flags = 128
+        elif leaves >= 2:
+            # The nodes are still needed, the tree's runs are not.
+            w.used = used + (w.nnodes * <int64_t>sizeof(Node) + 15) // 16 * 16
+            if w.used + self._share_bytes(leaves) > w.most:
+                flags = 128
+            else:
+                why = 2 if lacks(w, self._share_bytes(leaves)) else self._share(f, peak, leaves)
+                w.used = used
+                return why
         w.used = used
-        if (n * <int64_t>sizeof(Pixels) + self.w.facts.minarea * 4 + 64) > self.w.room - w.used:
-            self.w.needed = self.w.room + n * sizeof(Pixels) + self.w.facts.minarea * 4 + 64
-            return 2
-        whole = <Pixels *>take_bytes(&self.w, n * sizeof(Pixels))
-        w.heap = <float *>take_bytes(&self.w, self.w.facts.minarea * 4)
-        for k in range(n):
-            whole[k] = w.raster[w.order[k]]
-        if self.nsources + 1 > self.sources.shape[0] or self.npieces + n > self.pieces.shape[0]:
-            w.used = used
+        return self._whole(f, flags)
+
+    cdef int32_t _whole(self, const Footprint *f, int32_t flags) noexcept nogil:
+        # One source, of all pixels.
+        cdef List l = list_of(self.w.list, self.w.nfragments)
+        if self._full(1, l.n):
             return 3
-        if self._accept(f, whole, n, &self.sources[self.nsources], flags | self._edge(whole, n), False):
-            self._write(whole, n)
-        w.used = used
+        if self._accept(f, &l, &self.sources[self.nsources], flags, False):
+            memcpy(&self.pieces[self.npieces], l.array, l.n * sizeof(Fragment))
+            self._keep_pieces(self.npieces, l.n)
         return 0
 
-    cdef int32_t _edge(self, const Pixels *p, int64_t n) noexcept nogil:
-        # FLAGS bit 8: a pixel on the frame's edge.
-        cdef int64_t k
-        for k in range(n):
-            if p[k].y == 0 or p[k].y == self.w.facts.height - 1 or p[k].x0 == 0 or p[k].x1 == self.w.facts.width:
-                return 8
-        return 0
-
-    cdef bint _accept(
-        self, const Footprint *f, const Pixels *p, int64_t n, Source *s, int32_t flags, bint keep_centre
-    ) noexcept nogil:
-        # Analyse one source; False if DETECT_MAXAREA rejects it.
-        shape(s, p, n, self.w.filtered, self.w.image, self.w.facts.threshold, keep_centre)
+    cdef bint _accept(self, const Footprint *f, const List *l, Source *s, int32_t flags, bint part) noexcept nogil:
+        # Analyse one source; False if DETECT_MAXAREA rejects it.  A part keeps the centre and the edge of its leaf.
+        cdef Cursor c = cursor(l)
+        cdef int32_t edge = list_shape(&self.w, l, &c, s, self.w.facts.threshold, part)
         if self.maxarea and s.npix > self.maxarea:
             return False
-        s.parent = f.parent
-        s.number = 0
-        s.row = f.row
-        s.flags = flags
-        s.dbkg = 0.0
-        s.spare = 0
+        s.flags = flags if part else flags | edge
         s.bkg = self._background(<int64_t>(s.x + 0.5), <int64_t>(s.y + 0.5))
-        s.mthresh = nth_brightest(p, n, self.w.filtered, self.w.facts.threshold, self.w.facts.minarea, self.w.heap)
-        isophotal(s, p, n, self.w.filtered, self.w.image, &self.w.facts)
+        list_isophotal(&self.w, l, &c, s)
+        self._book(f, s)
         return True
 
-    cdef void _write(self, const Pixels *p, int64_t n) noexcept nogil:
-        # The fragments of the source just accepted.
-        cdef int64_t k
+    cdef void _book(self, const Footprint *f, Source *s) noexcept nogil:
+        # What isn't measured.
+        s.parent, s.number, s.row, s.dbkg, s.spare = f.parent, 0, f.row, 0.0, 0
+
+    cdef void _keep_pieces(self, int64_t first, int64_t n) noexcept nogil:
+        # The fragments of the source just accepted, which may have to close up to those before them.
         cdef Source *s = &self.sources[self.nsources]
+        if first != self.npieces:
+            memmove(&self.pieces[self.npieces], &self.pieces[first], n * sizeof(Fragment))
         s.fragments = self.npieces
         s.nfragments = n
-        for k in range(n):
-            self.pieces[self.npieces].y = p[k].y
-            self.pieces[self.npieces].x0 = p[k].x0
-            self.pieces[self.npieces].x1 = p[k].x1
-            self.npieces += 1
+        self.npieces += n
         self.nsources += 1
 
     cdef float _background(self, int64_t x, int64_t y) noexcept nogil:
         return node_value(self.back, self.cell_width, self.cell_height, x, y)
 
-    cdef int64_t _share(self, const Footprint *f, float peak, int64_t leaves) noexcept nogil:
-        # Leaves in list order at their own levels, what is left given to them, and their analysis; 0, 2 or 3.
+    cdef int64_t _share_bytes(self, int64_t leaves) noexcept nogil:
+        # Scratch to find the pixels of leaves and share what is left.
         cdef Work *w = &self.w
-        cdef int64_t k, j, n, c, npieces, total, start, x, width, need, last
-        cdef Source *s
-        cdef Pixels *p
-        cdef Pixels *all_
-        cdef double d, sum_, draw, near, dx, dy
-        cdef int32_t flags
-        cdef int64_t *counts
-        # The tree's runs are no longer needed, its nodes are.
-        w.used = <uint8_t *>w.level - self.w.scratch if w.level < w.next_level else <uint8_t *>w.next_level - self.w.scratch
-        width = f.xmax - f.xmin + 3
-        npieces = 2 * w.npeaks + 2 * width
-        need = (
-            npieces * sizeof(Piece) + (width + 2) * (sizeof(Component) + 2 * sizeof(Label) + sizeof(Run))
-            + (2 * w.npeaks + leaves) * sizeof(Pixels) + leaves * (sizeof(Source) + sizeof(Sort) + 5 * 8)
-            + self.w.facts.minarea * 4 + 512
+        return (
+            leaves * <int64_t>(sizeof(Leaf) + sizeof(Sort) + 8) + w.npix * 2 + (2 * w.npeaks + w.row_peaks + 2) * <int64_t>sizeof(Piece)
+            + (2 * w.row_peaks + 2) * <int64_t>(sizeof(Component) + sizeof(Label)) + w.row_peaks * <int64_t>sizeof(Run) + 256
         )
-        if need > self.w.room - w.used:
-            self.w.needed = w.used + need + w.npix * 8
-            return 2
-        w.leaves = <Source *>take_bytes(&self.w, leaves * sizeof(Source))
-        w.leaf_start = <int64_t *>take_bytes(&self.w, leaves * 8)
-        w.leaf_stop = <int64_t *>take_bytes(&self.w, leaves * 8)
-        counts = <int64_t *>take_bytes(&self.w, leaves * 8)
-        w.amplitude = <double *>take_bytes(&self.w, leaves * 8)
-        w.chance = <double *>take_bytes(&self.w, leaves * 8)
-        w.heap = <float *>take_bytes(&self.w, self.w.facts.minarea * 4)
-        w.sort = <Sort *>take_bytes(&self.w, leaves * sizeof(Sort))
-        w.leaf = <Pixels *>take_bytes(&self.w, (2 * w.npeaks + leaves) * sizeof(Pixels))
-        start = w.used
-        w.pieces = <Piece *>take_bytes(&self.w, npieces * sizeof(Piece))
-        w.components = <Component *>take_bytes(&self.w, (width + 2) * sizeof(Component))
-        w.labels = <Label *>take_bytes(&self.w, (width + 2) * 2 * sizeof(Label))
-        w.runs = <Run *>take_bytes(&self.w, (width + 2) * sizeof(Run))
-        collect(&self.w, f, peak, npieces, width, leaves)
-        w.used = start
+
+    cdef int32_t _share(self, const Footprint *f, float peak, int64_t leaves) noexcept nogil:
+        # Leaves in list order at their own levels, what is left given to them, and their analysis; 0 or OUTPUT.
+        cdef Work *w = &self.w
+        cdef int64_t k, c, first, npieces = 2 * w.npeaks + w.row_peaks + 2, ncomponents = 2 * w.row_peaks + 2, total = 0
+        cdef List l
+        cdef Source *s
+        w.leaves = <Leaf *>take_bytes(w, leaves * sizeof(Leaf))
+        w.sort = <Sort *>take_bytes(w, leaves * sizeof(Sort))
+        w.chance = <double *>take_bytes(w, leaves * 8)
+        w.owner = <uint16_t *>take_bytes(w, w.npix * 2)
+        w.pieces = <Piece *>take_bytes(w, npieces * sizeof(Piece))
+        w.components = <Component *>take_bytes(w, ncomponents * sizeof(Component))
+        w.labels = <Label *>take_bytes(w, 2 * w.row_peaks * sizeof(Label))
+        w.runs = <Run *>take_bytes(w, w.row_peaks * sizeof(Run))
         for k in range(w.npix):
-            w.owner[k] = -1
+            w.owner[k] = 0
+        collect(w, f, peak, leaves, npieces, ncomponents)
+        for c in range(leaves):
+            self._leaf_shape(&w.leaves[c])
+        self._draw_owners(leaves)
+        for c in range(leaves):
+            total += w.leaves[c].count
+        if self._full(leaves, total):
+            return 3
+        self._lay_out(leaves)
+        first = self.npieces
+        for c in range(leaves):
+            s = &self.sources[self.nsources]
+            s.x, s.y = w.leaves[c].x, w.leaves[c].y
+            l = list_of(&self.pieces[first], w.leaves[c].count)
+            if self._accept(f, &l, s, w.leaves[c].flags, True):
+                self._keep_pieces(first, l.n)
+            first += l.n
+        return 0
+
+    cdef void _leaf_shape(self, Leaf *leaf) noexcept nogil:
+        # Where a leaf is, and its profile.
+        cdef Source s
+        cdef List l = chain_of(self.w.pieces, leaf.head, leaf.npieces)
+        cdef Cursor c = cursor(&l)
+        cdef double d
+        leaf.flags = 2 | list_shape(&self.w, &l, &c, &s, leaf.threshold, False)
+        leaf.x, leaf.y, leaf.cxx, leaf.cyy, leaf.cxy, leaf.abcor = s.x, s.y, s.cxx, s.cyy, s.cxy, s.abcor
+        d = s.npix / (2.0 * M_PI * s.abcor * s.a * s.b)
+        leaf.amplitude = self.w.facts.threshold * exp(d) if d < 70.0 else 4.0 * s.fdpeak
+        if leaf.amplitude > 4.0 * s.fdpeak:
+            leaf.amplitude = 4.0 * s.fdpeak
+        leaf.count = leaf.npieces
+
+    cdef void _draw_owners(self, int64_t leaves) noexcept nogil:
+        # An owner for each pixel that is left, in the order of the footprint's list; count the fragments it makes.
+        cdef Work *w = &self.w
+        cdef int64_t k, j, n, last
+        cdef int32_t x, y
+        for k in range(w.nfragments):
+            y = w.list[k].y
+            j = index(w, y, w.list[k].x0)
+            last = -1
+            for x in range(w.list[k].x0, w.list[k].x1):
+                if w.owner[j]:
+                    last = -1
+                else:
+                    n = self._draw(leaves, x, y)
+                    w.owner[j] = <uint16_t>(2 * n + 2)
+                    if n != last:
+                        w.leaves[n].count += 1
+                        last = n
+                j += 1
+
+    cdef int64_t _draw(self, int64_t leaves, int32_t x, int32_t y) noexcept nogil:
+        # The leaf that gets a pixel.
+        cdef Work *w = &self.w
+        cdef int64_t c, n = 0
+        cdef double total = 0.0, near = 1e300, d, dx, dy, draw
+        cdef const Leaf *s
         for c in range(leaves):
             s = &w.leaves[c]
-            p = w.leaf + w.leaf_start[c]
-            n = w.leaf_stop[c] - w.leaf_start[c]
-            shape(s, p, n, w.filtered, w.image, s.dthresh, False)
-            s.flags = 2 | self._edge(p, n)
-            d = s.npix / (2.0 * M_PI * s.abcor * s.a * s.b)
-            w.amplitude[c] = self.w.facts.threshold * exp(d) if d < 70.0 else 4.0 * s.fdpeak
-            if w.amplitude[c] > 4.0 * s.fdpeak:
-                w.amplitude[c] = 4.0 * s.fdpeak
-            counts[c] = n
-            for j in range(n):
-                for x in range(p[j].at, p[j].at + p[j].x1 - p[j].x0):
-                    w.owner[x] = <int32_t>c
-        # Draw an owner for each pixel that is left, in the order of the footprint's list; count the fragments it makes.
+            dx = x - s.x
+            dy = y - s.y
+            d = 0.5 * (s.cxx * dx * dx + s.cyy * dy * dy + s.cxy * dx * dy) / s.abcor
+            if d < near:
+                near = d
+                n = c
+            total += s.amplitude * exp(-d) if d < 70.0 else 0.0
+            w.chance[c] = total
+        if total > 1.0e-31:
+            draw = total * shared(self.extension, x, y)
+            for c in range(leaves):
+                if w.chance[c] >= draw:
+                    return c
+        return n
+
+    cdef void _lay_out(self, int64_t leaves) noexcept nogil:
+        # The lists of all sources one after the other in the output: the leaf, then what it was given.
+        cdef Work *w = &self.w
+        cdef int64_t c, k, j, n, last, at = self.npieces
+        cdef int32_t piece, x
+        cdef Leaf *leaf
+        cdef Fragment *p
+        for c in range(leaves):
+            leaf = &w.leaves[c]
+            leaf.start = at
+            at += leaf.count
+            piece = leaf.head
+            while piece >= 0:
+                p = &self.pieces[leaf.start]
+                p.y, p.x0, p.x1 = w.pieces[piece].y, w.pieces[piece].x0, w.pieces[piece].x1
+                leaf.start += 1
+                piece = w.pieces[piece].next
         for k in range(w.nfragments):
-            p = &w.raster[w.order[k]]
+            j = index(w, w.list[k].y, w.list[k].x0)
             last = -1
-            for x in range(p.x0, p.x1):
-                j = p.at + x - p.x0
-                if w.owner[j] >= 0:
+            for x in range(w.list[k].x0, w.list[k].x1):
+                if w.owner[j] & 1:
                     last = -1
-                    continue
-                sum_ = 0.0
-                near = 1e300
-                n = 0
-                for c in range(leaves):
-                    s = &w.leaves[c]
-                    dx = x - s.x
-                    dy = p.y - s.y
-                    d = 0.5 * (s.cxx * dx * dx + s.cyy * dy * dy + s.cxy * dx * dy) / s.abcor
-                    if d < near:
-                        near = d
-                        n = c
-                    sum_ += w.amplitude[c] * exp(-d) if d < 70.0 else 0.0
-                    w.chance[c] = sum_
-                if sum_ > 1.0e-31:
-                    draw = sum_ * shared(self.extension, <int32_t>x, p.y)
-                    for c in range(leaves):
-                        if w.chance[c] >= draw:
-                            n = c
-                            break
-                w.owner[j] = <int32_t>(-2 - n)
-                if n != last:
-                    counts[n] += 1
-                    last = n
-        # Lay the lists of all sources out one after the other: the leaf, then what it was given.
-        total = 0
-        for c in range(leaves):
-            total += counts[c]
-        if self.nsources + leaves > self.sources.shape[0] or self.npieces + total > self.pieces.shape[0]:
-            return 3
-        if total * <int64_t>sizeof(Pixels) + 64 > self.w.room - w.used:
-            self.w.needed = w.used + total * sizeof(Pixels) + 64 + w.npix * 8
-            return 2
-        all_ = <Pixels *>take_bytes(&self.w, total * sizeof(Pixels))
-        total = 0
-        for c in range(leaves):
-            n = w.leaf_stop[c] - w.leaf_start[c]
-            for j in range(n):
-                all_[total + j] = w.leaf[w.leaf_start[c] + j]
-            w.leaf_start[c] = total
-            w.leaf_stop[c] = total + n
-            total += counts[c]
-        for k in range(w.nfragments):
-            p = &w.raster[w.order[k]]
-            last = -1
-            for x in range(p.x0, p.x1):
-                j = p.at + x - p.x0
-                if w.owner[j] >= 0:
-                    last = -1
-                    continue
-                n = -2 - w.owner[j]
-                if n != last:
-                    all_[w.leaf_stop[n]].y = p.y
-                    all_[w.leaf_stop[n]].x0 = <int32_t>x
-                    all_[w.leaf_stop[n]].at = <int32_t>j
-                    w.leaf_stop[n] += 1
-                    last = n
-                all_[w.leaf_stop[n] - 1].x1 = <int32_t>(x + 1)
-        for c in range(leaves):
-            self.sources[self.nsources] = w.leaves[c]
-            n = w.leaf_stop[c] - w.leaf_start[c]
-            flags = w.leaves[c].flags
-            if self._accept(f, all_ + w.leaf_start[c], n, &self.sources[self.nsources], flags, True):
-                self._write(all_ + w.leaf_start[c], n)
-        return 0
+                else:
+                    n = w.owner[j] // 2 - 1
+                    leaf = &w.leaves[n]
+                    if n != last:
+                        p = &self.pieces[leaf.start]
+                        p.y, p.x0 = w.list[k].y, x
+                        leaf.start += 1
+                        last = n
+                    self.pieces[leaf.start - 1].x1 = x + 1
+                j += 1

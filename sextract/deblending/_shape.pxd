@@ -263,35 +263,6 @@ cdef inline void end_areas(Source *s, Areas *t, const Facts *f) noexcept nogil:
         s.flags |= 4
 
 
-cdef inline void shape(
-    Source *s, const Pixels *p, int64_t n, const float *filtered, const float *image, float threshold, bint keep_centre
-) noexcept nogil:
-    # Shape and area correction of a list of pixels, at a threshold.
-    cdef Sums m
-    cdef Areas t
-    cdef int64_t i
-    cdef int32_t xmin = 2147483647, ymin = 2147483647
-    for i in range(n):
-        xmin = min(xmin, p[i].x0)
-        ymin = min(ymin, p[i].y)
-    begin_sums(&m, xmin, ymin)
-    add_sums(&m, p, n, filtered, image)
-    end_sums(s, &m, keep_centre)
-    t.above = t.above_half = 0
-    count_areas(&t, p, n, image, threshold, s.peak)
-    s.abcor = area_correction(&t, s, threshold)
-
-
-cdef inline void isophotal(
-    Source *s, const Pixels *p, int64_t n, const float *filtered, const float *image, const Facts *f
-) noexcept nogil:
-    # Photometry, areas, position errors and FWHM over the pixels of a list whose shape is known.
-    cdef Areas t
-    begin_areas(&t, s, f)
-    add_areas(&t, s, p, n, filtered, image, f)
-    end_areas(s, &t, f)
-
-
 cdef struct Brightest:
     # SExtractor's `mthresh`: nearly the m-th brightest value above the threshold, by a heap whose sift skips an entry.
     float *heap
@@ -331,14 +302,3 @@ cdef inline void add_brightest(Brightest *h, const Pixels *p, int64_t n, const f
                     heap[c] = t
                     j = c + 1
             h.seen += 1
-
-
-cdef inline float nth_brightest(
-    const Pixels *p, int64_t n, const float *filtered, float threshold, int64_t m, float *heap
-) noexcept nogil:
-    cdef Brightest h
-    h.heap = heap
-    h.m = m
-    h.seen = 0
-    add_brightest(&h, p, n, filtered, threshold)
-    return heap[0] if h.seen >= m else <float>0.0

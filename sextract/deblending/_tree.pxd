@@ -1,11 +1,28 @@
 # The multi-threshold tree of a footprint: branches level by level, and which of them become sources.
 from libc.math cimport pow
 from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memmove
 
 from sextract.deblending._shape cimport Pixels
-from sextract.deblending._order cimport Sort, order
-from sextract.deblending._work cimport MAX_BRANCHES, Blob, Level, Node, Work, find, take_bytes, unite
-from sextract.records cimport Footprint
+from sextract.deblending._work cimport MAX_BRANCHES, Branch, Level, Node, Sort, Work, lacks, sort_keys, take_bytes
+
+# What `tree` answers if there are no leaves to share among.
+cdef enum:
+    OVERFLOW = -1       # too many branches
+    NO_ROOM = -2        # too little scratch
+    TOO_LARGE = -3      # more scratch than a footprint may use
+
+cdef enum:
+    SMALL = -2147483647 - 1     # in `up`: the root of what is too small for a branch
+
+
+cdef inline int32_t find(int32_t *up, int32_t j) noexcept nogil:
+    # The root of a run; roots have negative entries.
+    while up[j] >= 0:
+        if up[up[j]] >= 0:
+            up[j] = up[up[j]]
+        j = up[j]
+    return j
 
 
 cdef inline bint counts(Work *w, const Node *node, float value, float ratio) noexcept nogil:
@@ -14,16 +31,44 @@ cdef inline bint counts(Work *w, const Node *node, float value, float ratio) noe
     return <float>node.flux - t * <float>node.npix > value
 
 
+cdef inline void count_peaks(Work *w, float t) noexcept nogil:
+    # Maxima of rows above `t`.  A run of any level from there up holds one: so many runs there are at most.
+    cdef int64_t k, n, x, a, row = 0
+    cdef int32_t y = -1
+    cdef const float *v
+    w.npeaks = w.row_peaks = 0
+    for k in range(w.nfragments):
+        if w.raster[k].y != y:
+            w.row_peaks = max(w.row_peaks, w.npeaks - row)
+            row = w.npeaks
+            y = w.raster[k].y
+        v = w.filtered + w.raster[k].at
+        n = w.raster[k].x1 - w.raster[k].x0
+        x = 0
+        while x < n:
+            a = x
+            while x + 1 < n and v[x + 1] == v[a]:
+                x += 1
+            if v[a] > t and (a == 0 or v[a - 1] < v[a]) and (x == n - 1 or v[x + 1] < v[x]):
+                w.npeaks += 1
+            x += 1
+    w.row_peaks = max(w.row_peaks, w.npeaks - row)
+
+
 cdef inline int64_t cut(Work *w, float t, int64_t k, int64_t nlevel) noexcept nogil:
-    # Runs above `t`: of the whole footprint for the first level, then of the runs of the level below.
-    cdef int64_t n = 0, j, a, x, count = w.nfragments if k == 1 else nlevel
+    # Runs above `t`: of the whole footprint for the first level, then of the runs of the level below, in their place.
+    # Those are moved to the end of the array: each holds a peak for each run that is made of it, so none is overtaken.
+    cdef int64_t n = 0, j, a, x, first = w.npeaks - nlevel, count = w.nfragments if k == 1 else nlevel
     cdef int32_t y, x0, x1, at, node
     cdef Level *r
+    if k > 1:
+        memmove(w.level + first, w.level, nlevel * sizeof(Level))
     for j in range(count):
         if k == 1:
             y, x0, x1, at, node = w.raster[j].y, w.raster[j].x0, w.raster[j].x1, w.raster[j].at, -1
         else:
-            y, x0, x1, at, node = w.level[j].y, w.level[j].x0, w.level[j].x1, w.level[j].at, w.level[j].node
+            r = &w.level[first + j]
+            y, x0, x1, at, node = r.y, r.x0, r.x1, r.at, r.node
         x = x0
         while x < x1:
             if not w.filtered[at + x - x0] > t:
@@ -33,10 +78,10 @@ cdef inline int64_t cut(Work *w, float t, int64_t k, int64_t nlevel) noexcept no
             while x < x1 and w.filtered[at + x - x0] > t:
                 x += 1
             # A run of the scan may lie in two fragments side by side.
-            if n and w.next_level[n - 1].y == y and w.next_level[n - 1].x1 == a:
-                w.next_level[n - 1].x1 = <int32_t>x
+            if n and w.level[n - 1].y == y and w.level[n - 1].x1 == a:
+                w.level[n - 1].x1 = <int32_t>x
                 continue
-            r = &w.next_level[n]
+            r = &w.level[n]
             r.y = y
             r.x0 = <int32_t>a
             r.x1 = <int32_t>x
@@ -47,21 +92,90 @@ cdef inline int64_t cut(Work *w, float t, int64_t k, int64_t nlevel) noexcept no
 
 
 cdef inline void connect(Work *w, int64_t n) noexcept nogil:
-    # Union-find over the runs of a level (8-connected); the root is the first run.
-    cdef int64_t j, i = 0
+    # Union-find over the runs of a level (8-connected); the root is the first run, and has −1 less its pixels.
+    cdef int64_t j, i = 0, k
     cdef int32_t a, b
     cdef Level *r
     for j in range(n):
-        w.blobs[j].up = <int32_t>j
-        r = &w.next_level[j]
+        w.up[j] = -1
+        r = &w.level[j]
         # `i` follows through the row above.
-        while w.next_level[i].y < r.y - 1 or (w.next_level[i].y == r.y - 1 and w.next_level[i].x1 < r.x0):
+        while w.level[i].y < r.y - 1 or (w.level[i].y == r.y - 1 and w.level[i].x1 < r.x0):
             i += 1
-        a = <int32_t>i
-        while w.next_level[a].y == r.y - 1 and w.next_level[a].x0 <= r.x1:
-            b = find(w.blobs, a)
-            unite(w.blobs, b, find(w.blobs, <int32_t>j))
-            a += 1
+        k = i
+        while w.level[k].y == r.y - 1 and w.level[k].x0 <= r.x1:
+            a = find(w.up, <int32_t>k)
+            b = find(w.up, <int32_t>j)
+            if a < b:
+                w.up[b] = a
+            elif b < a:
+                w.up[a] = b
+            k += 1
+    for j in range(n):
+        a = find(w.up, <int32_t>j)
+        w.up[a] -= w.level[j].x1 - w.level[j].x0
+
+
+cdef inline int64_t branch_out(Work *w, int64_t n, int64_t k, int64_t minarea) noexcept nogil:
+    # The branches of a level become nodes, ordered by parent and by closing, and its runs learn theirs; how many, or MAX_BRANCHES.
+    cdef int64_t j, x, count = 0, m = 0
+    cdef int32_t root
+    cdef Level *r
+    cdef Branch *b
+    cdef Node *node
+    for j in range(n):
+        if w.up[j] >= 0:
+            continue
+        if -1 - w.up[j] < minarea:
+            w.up[j] = SMALL
+            continue
+        b = &w.branches[count]
+        b.npix = -1 - w.up[j]
+        b.flux = 0.0
+        w.up[j] = <int32_t>(-1 - count)
+        count += 1
+        if count == MAX_BRANCHES:
+            return count
+    for j in range(n):
+        root = find(w.up, <int32_t>j)
+        if w.up[root] != SMALL:
+            r = &w.level[j]
+            b = &w.branches[-1 - w.up[root]]
+            b.last = <int32_t>j
+            for x in range(r.at, r.at + r.x1 - r.x0):
+                b.flux += w.filtered[x]
+    for j in range(count):
+        w.sort[j].key = (<int64_t>w.level[w.branches[j].last].node << 32) | w.branches[j].last
+        w.sort[j].index = <int32_t>j
+    sort_keys(w.sort, count)
+    for j in range(count):
+        b = &w.branches[w.sort[j].index]
+        r = &w.level[b.last]
+        node = &w.nodes[w.nnodes]
+        node.parent = r.node
+        node.level = <int32_t>k
+        node.npix = b.npix
+        node.flux = b.flux
+        node.last_y = r.y
+        node.last_x1 = r.x1
+        node.ok = 1
+        node.chosen = -1
+        b.node = <int32_t>w.nnodes
+        w.nnodes += 1
+    return count
+
+
+cdef inline int64_t keep_branches(Work *w, int64_t n) noexcept nogil:
+    # Runs of branches go on to the next level.
+    cdef int64_t j, m = 0
+    cdef int32_t root
+    for j in range(n):
+        root = find(w.up, <int32_t>j)
+        if w.up[root] != SMALL:
+            w.level[m] = w.level[j]
+            w.level[m].node = w.branches[-1 - w.up[root]].node
+            m += 1
+    return m
 
 
 cdef inline int64_t choose(Work *w, int64_t nodes, float value, float ratio) noexcept nogil:
@@ -101,117 +215,47 @@ cdef inline int64_t choose(Work *w, int64_t nodes, float value, float ratio) noe
                     root_ok = False
             lo = hi
         stop = start
-    if root_ok:
-        return 0
-    w.max_nodes = nodes
-    return chosen
+    return 0 if root_ok else chosen
 
 
-cdef inline int64_t tree(Work *w, const Footprint *f, float peak) noexcept nogil:
-    # Build the tree; the number of leaves to keep (their nodes' `chosen` set), 0 for none, −1 overflow, −2 scratch.
-    cdef int64_t k, j, n, m, nlevel, nodes = 0, minarea = min(w.facts.minarea, <int64_t>3)
-    cdef int64_t least, count, x, a
+cdef inline int64_t tree(Work *w, float peak) noexcept nogil:
+    # Build the tree; the number of leaves to keep (their nodes' `chosen` set), 0 for none, or why there are none.
+    cdef int64_t k, x, n, m, count, least, nlevel = 0, minarea = min(w.facts.minarea, <int64_t>3)
     cdef float t, ratio, root = w.facts.threshold
     cdef double total = 0.0, value
-    cdef Level *swap
-    cdef Pixels *p
-    cdef Level *r
-    cdef Blob *b
-    cdef Node *node
-    cdef int32_t c
+    w.nnodes = 0
     if w.npix < 2 * minarea or w.nthresh < 2 or not peak > root or not root > 0.0:
         return 0
-    # A run of any level holds a local maximum of its row, above the first level: so many there are at most.
     ratio = peak / root
-    t = root * <float>pow(ratio, 1.0 / w.nthresh)
-    w.npeaks = 0
-    for k in range(w.nfragments):
-        p = &w.raster[k]
-        n = p.x1 - p.x0
-        x = 0
-        while x < n:
-            a = x
-            while x + 1 < n and w.filtered[p.at + x + 1] == w.filtered[p.at + a]:
-                x += 1
-            if w.filtered[p.at + a] > t and (a == 0 or w.filtered[p.at + a - 1] < w.filtered[p.at + a]) and (
-                x == n - 1 or w.filtered[p.at + x + 1] < w.filtered[p.at + x]
-            ):
-                w.npeaks += 1
-            x += 1
-        for x in range(p.at, p.at + n):
-            total += w.filtered[x]
+    count_peaks(w, root * <float>pow(ratio, 1.0 / w.nthresh))
+    for x in range(w.npix):
+        total += w.filtered[x]
     m = min(min(<int64_t>MAX_BRANCHES, w.npix // minarea), w.npeaks) + 1
     w.max_nodes = (w.nthresh - 1) * m
-    least = w.npeaks * (2 * sizeof(Level) + sizeof(Blob)) + w.max_nodes * sizeof(Node) + m * sizeof(Sort) + 128
-    if least > w.room - w.used:
-        w.needed = w.used + least + w.npix * 8
-        return -2
+    least = w.max_nodes * sizeof(Node) + m * (sizeof(Branch) + sizeof(Sort)) + w.npeaks * (sizeof(Level) + 4) + 128
+    if w.used + least > w.most:
+        return TOO_LARGE
+    if lacks(w, least):
+        return NO_ROOM
     w.nodes = <Node *>take_bytes(w, w.max_nodes * sizeof(Node))
-    w.level = <Level *>take_bytes(w, w.npeaks * sizeof(Level))
-    w.next_level = <Level *>take_bytes(w, w.npeaks * sizeof(Level))
-    w.blobs = <Blob *>take_bytes(w, w.npeaks * sizeof(Blob))
+    w.branches = <Branch *>take_bytes(w, m * sizeof(Branch))
     w.sort = <Sort *>take_bytes(w, m * sizeof(Sort))
+    w.level = <Level *>take_bytes(w, w.npeaks * sizeof(Level))
+    w.up = <int32_t *>take_bytes(w, w.npeaks * 4)
     value = <float>(<float>total * w.mincont)
-    nlevel = 0
     for k in range(1, w.nthresh):
         t = root * <float>pow(ratio, <double>k / w.nthresh)
         n = cut(w, t, k, nlevel)
         if n == 0:
             break
         connect(w, n)
-        # Sums of each blob, at its root run; then branches, ordered by parent and by closing.
-        for j in range(n):
-            w.blobs[j].npix = 0
-            w.blobs[j].flux = 0.0
-            w.blobs[j].node = -1
-        for j in range(n):
-            r = &w.next_level[j]
-            b = &w.blobs[find(w.blobs, <int32_t>j)]
-            b.npix += r.x1 - r.x0
-            b.last = <int32_t>j
-            for x in range(r.at, r.at + r.x1 - r.x0):
-                b.flux += w.filtered[x]
-        count = 0
-        for j in range(n):
-            if w.blobs[j].up == j and w.blobs[j].npix >= minarea:
-                if count == MAX_BRANCHES:
-                    return -1
-                r = &w.next_level[w.blobs[j].last]
-                w.sort[count].key = (<int64_t>r.node << 32) | w.blobs[j].last
-                w.sort[count].index = <int32_t>j
-                count += 1
-        if count >= MAX_BRANCHES:
-            return -1
+        count = branch_out(w, n, k, minarea)
+        if count == MAX_BRANCHES:
+            return OVERFLOW
         if count == 0:
             break
-        order(w.sort, count)
-        for j in range(count):
-            b = &w.blobs[w.sort[j].index]
-            r = &w.next_level[b.last]
-            node = &w.nodes[nodes]
-            node.parent = r.node
-            node.level = <int32_t>k
-            node.npix = b.npix
-            node.flux = b.flux
-            node.last_y = r.y
-            node.last_x1 = r.x1
-            node.ok = 1
-            node.chosen = -1
-            b.node = <int32_t>nodes
-            nodes += 1
-        # Runs of branches go on to the next level.
-        m = 0
-        for j in range(n):
-            c = w.blobs[find(w.blobs, <int32_t>j)].node
-            if c >= 0:
-                w.next_level[m] = w.next_level[j]
-                w.next_level[m].node = c
-                m += 1
-        nlevel = m
-        swap = w.level
-        w.level = w.next_level
-        w.next_level = swap
-    if nodes < 2:
+        nlevel = keep_branches(w, n)
+    if w.nnodes < 2:
         return 0
     # From the top down: split a node whose children count twice or more.
-    return choose(w, nodes, <float>value, ratio)
+    return choose(w, w.nnodes, <float>value, ratio)

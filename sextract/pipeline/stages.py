@@ -299,7 +299,8 @@ class Stages:
     def deblend(self, payload: bytes) -> bytes:
         """Split footprints `first` … into sources, or take each as a whole.
 
-        Answers with the next footprint, why it stopped (`_deblend` codes), sources, fragments, and scratch needed.
+        Answers with the next footprint, why it stopped (`_deblend` codes), sources, fragments, and what is needed of scratch
+        (bytes) or output (sources, fragments) to go on.
         """
         head = np.frombuffer(payload, np.int64)
         nfoot, foot_at, frag_at, nfrag, first, whole, out_at, most_pieces, most_sources, big_at, big_bytes = head[:11].tolist()
@@ -323,7 +324,7 @@ class Stages:
             done, why = d.run(done + 1)
         if "OBJECTS" in self.checks:
             self._write_objects(sources[: d.nsources], pieces)
-        return pack(done, why, d.nsources, d.npieces, d.needed + strip_bytes)
+        return pack(done, why, d.nsources, d.npieces, d.needed + strip_bytes, d.needed_sources, d.needed_pieces)
 
     def _strip_bytes(self) -> int:
         """Room for as many full rows as the filter needs."""
@@ -333,14 +334,16 @@ class Stages:
         """A footprint whose tiles aren't held, or that is too large to be split: its values strip by strip."""
         d = self.deblender
         if why == _deblend.LARGE:
-            if not d.begin_large(i):
-                return _deblend.SCRATCH
+            why = d.begin_large(i)
+            if why != _deblend.DONE:
+                return why
             for second in (False, True):
                 for ya, yb, box, block in self._strips(f, strip):
                     d.fold_large(i, second, ya, yb, block, box.y0, box.x0)
                 if not second:
                     d.middle_large()
-            return _deblend.DONE if d.end_large(i) else _deblend.OUTPUT
+            d.end_large(i)
+            return _deblend.DONE
         if not d.prepare(i):
             return _deblend.SCRATCH
         for ya, yb, box, block in self._strips(f, strip):

@@ -65,6 +65,11 @@ class Found:
     stops: list[int] = field(default_factory=list)
     scratch: int = 0
 
+    @property
+    def pieces(self) -> int:
+        """Fragments of all sources."""
+        return int(self.sources["nfragments"].sum())
+
 
 class Scene:
     """An image with its filtered values and footprints."""
@@ -131,9 +136,9 @@ class Scene:
         d = self.deblender()
         space = np.zeros(scratch, np.uint8)
         done, found = 0, Found(np.zeros(0, SOURCE), [], [], scratch)
-        room = room or 4 * int(self.mask.sum()) + 64
+        sizes = (room, room) if room else (int(self.mask.sum()) + 64,) * 2
         while done < len(self.footprints):
-            sources, pieces = np.zeros(room, SOURCE), np.zeros(room, FRAGMENT)
+            sources, pieces = np.zeros(sizes[0], SOURCE), np.zeros(sizes[1], FRAGMENT)
             d.begin(self.footprints, self.fragments, space, sources, pieces, floats, offsets, *tile, hy, hx)
             done, why = d.run(done)
             while why in (_deblend.MISSING, _deblend.LARGE):
@@ -147,7 +152,10 @@ class Scene:
                 assert d.needed > len(space)
                 space = np.zeros(d.needed, np.uint8)
                 found.scratch = max(found.scratch, len(space))
-            room *= 4 if why == _deblend.OUTPUT else 1
+            if why == _deblend.OUTPUT:
+                assert d.needed_sources > sizes[0] or d.needed_pieces > sizes[1]
+                # What it wants for one more footprint is enough for that one alone.
+                sizes = d.needed_sources, d.needed_pieces
         return found
 
     def _by_strips(self, d: _deblend.Deblender, i: int, why: int, step: int) -> int:
@@ -158,14 +166,16 @@ class Scene:
             for strip in self.strips(f, step):
                 d.strip(i, *strip)
             return int(d.finish(i))
-        if not d.begin_large(i):
-            return int(_deblend.SCRATCH)
+        why = int(d.begin_large(i))
+        if why != _deblend.DONE:
+            return why
         for second in (False, True):
             for strip in self.strips(f, step):
                 d.fold_large(i, second, *strip)
             if not second:
                 d.middle_large()
-        return int(_deblend.DONE if d.end_large(i) else _deblend.OUTPUT)
+        d.end_large(i)
+        return int(_deblend.DONE)
 
     @staticmethod
     def _collect(d: _deblend.Deblender, sources: Any, pieces: Any, found: Found) -> None:

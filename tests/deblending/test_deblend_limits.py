@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from deblend_driver import GAUSS, NO_TAPS, Scene, blobs, same
 from deblend_twin import Settings
 
-from sextract.deblending._deblend import DONE, LARGE, MISSING, OUTPUT, SCRATCH
+from sextract.deblending._deblend import DONE, LARGE, MISSING, OUTPUT, SCRATCH, most_scratch
 
 LEFT = np.arange(1, 16, dtype=np.float32).reshape(5, 3) / np.float32(120)
 
@@ -121,3 +123,80 @@ def test_over_the_cap_and_too_large() -> None:
     found = scene.run()
     assert (found.sources["npix"] <= 200).all()
     assert (scene.footprints["npix"] > 200).any()
+
+
+def chessboard(side: int) -> np.ndarray:
+    y, x = np.mgrid[:side, :side]
+    noise = np.random.default_rng(1).normal(0, 0.3, (side, side))
+    return np.asarray(10.0 * ((x + y) % 2) + noise, np.float32)
+
+
+def lace(side: int) -> np.ndarray:
+    return np.asarray(np.random.default_rng(2).normal(0.9, 1, (side, side)), np.float32)
+
+
+def teeth(side: int) -> np.ndarray:
+    image = chessboard(side)
+    image[:, ::2], image[:, 1::2] = 10 + image[:, ::2] / 20, 0
+    image[-1] = 9
+    return image
+
+
+# Few levels, so that the tree's nodes, which are there for any footprint, take less than its pixels.
+FEW = {"threshold": 1.0, "nthresh": 4, "mincont": 1e-5}
+
+
+@pytest.mark.parametrize(("draw", "side"), [(chessboard, 160), (lace, 256), (teeth, 160)])
+@pytest.mark.parametrize("missing", [0.0, 1.0])
+def test_a_footprint_of_many_peaks_is_taken_whole_beyond_the_scratch_of_the_cap(
+    draw: Any, side: int, missing: float
+) -> None:
+    image = draw(side)
+    pixels = max(Scene(image, Settings(**FEW), NO_TAPS).footprints["npix"])
+    scene = Scene(image, Settings(most_pixels=int(pixels), **FEW), NO_TAPS)
+    most = most_scratch(int(pixels), side, side, 4, 5)
+    found = scene.run(scratch=2000, missing=missing, step=50)
+    # It was asked for more than once, never for more than was promised to be enough.
+    assert SCRATCH in found.stops and found.scratch <= most
+    assert same(found.sources, scene.run(scratch=most, missing=missing, step=50).sources)
+    (large,) = found.sources[found.sources["npix"] == pixels]
+    assert large["flags"] & 128
+    unsplit = Scene(image, Settings(threshold=1.0, nthresh=1), NO_TAPS).run()
+    (whole,) = unsplit.sources[unsplit.sources["npix"] == pixels]
+    for name in found.sources.dtype.names:
+        if name not in BY_ORDER:
+            np.testing.assert_allclose(large[name], whole[name], rtol=1e-5, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("draw", [chessboard, lace, teeth])
+def test_it_is_split_where_the_cap_is_far(draw: Any) -> None:
+    scene = Scene(draw(60), Settings(**FEW), NO_TAPS)
+    found = scene.run()
+    assert not (found.sources["flags"] & 128).any()
+    assert found.scratch == 1 << 24 or SCRATCH not in found.stops
+
+
+def test_smooth_footprints_are_split_up_to_the_cap() -> None:
+    y, x = np.mgrid[:240, :240]
+    image = sum(50 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 900) for cx, cy in ((70, 80), (160, 110), (100, 180)))
+    image = np.asarray(image + np.random.default_rng(3).normal(0, 1, image.shape), np.float32)
+    settings = Settings(threshold=4.0, mincont=0.001, nthresh=4)
+    (footprint,) = Scene(image, settings).footprints[:1]
+    scene = Scene(image, Settings(threshold=4.0, mincont=0.001, nthresh=4, most_pixels=int(footprint["npix"])))
+    found = scene.run(scratch=most_scratch(int(footprint["npix"]), 240, 240, 4, 5))
+    assert found.stops == [DONE] and len(found.sources) > 2 and (found.sources["flags"] & 130 == 2).sum() > 2
+
+
+def test_lists_of_more_than_one_portion() -> None:
+    # Two chessboards and a bridge: lists of the whole, of leaves and of what they become.
+    image = np.zeros((64, 132), np.float32)
+    image[5:60, 5:60] = image[5:60, 70:125] = 5 * chessboard(55)
+    image[30, 60:70] = 5
+    image[4:8, 8:20] = 6
+    scene = Scene(image, Settings(threshold=1.0, nthresh=8), NO_TAPS)
+    found, expected = scene.run(), scene.twin()
+    assert found.pixels == [p for _, _, p in expected]
+    assert (found.sources["nfragments"] > 1024).sum() == 2
+    for s, (_, o, _) in zip(found.sources, expected, strict=True):
+        for name in ("x", "cxx", "abcor", "mthresh", "flux_iso", "errx2", "fwhm", "isoarea", "flags"):
+            np.testing.assert_allclose(s[name], o[name], rtol=3e-6, atol=1e-6, err_msg=name)

@@ -1,0 +1,211 @@
+# Lists of fragments and the values of their pixels: raster order, where a pixel's values are, lists in small portions.
+from libc.stdint cimport int32_t, int64_t
+
+from sextract.deblending._shape cimport (
+    Areas,
+    Brightest,
+    Pixels,
+    Sums,
+    add_areas,
+    add_brightest,
+    add_sums,
+    area_correction,
+    begin_areas,
+    begin_sums,
+    count_areas,
+    end_areas,
+    end_sums,
+)
+from sextract.deblending._work cimport CHUNK, Work
+from sextract.detection._lutz cimport Piece
+from sextract.records cimport Fragment, Source
+
+cdef struct List:
+    # Fragments in list order: an array, or a chain of pieces if `head` isn't −1.
+    const Fragment *array
+    const Piece *pieces
+    int32_t head
+    int64_t n
+
+cdef struct Cursor:
+    # How far a list was read; a list that fits in one portion is looked up once.
+    int64_t done
+    int64_t n
+    int32_t piece
+    bint held
+
+
+cdef inline List list_of(const Fragment *array, int64_t n) noexcept nogil:
+    cdef List l
+    l.array = array
+    l.pieces = NULL
+    l.head = -1
+    l.n = n
+    return l
+
+
+cdef inline List chain_of(const Piece *pieces, int32_t head, int64_t n) noexcept nogil:
+    cdef List l
+    l.array = NULL
+    l.pieces = pieces
+    l.head = head
+    l.n = n
+    return l
+
+
+cdef inline int32_t index(const Work *w, int32_t y, int32_t x) noexcept nogil:
+    # Where the values of a pixel are: fragments of one row are few, or searched by halves.
+    cdef int32_t lo = w.row_start[y - w.ymin], hi = w.row_start[y - w.ymin + 1], mid
+    while hi - lo > 1:
+        mid = (lo + hi) // 2
+        if w.raster[mid].x0 <= x:
+            lo = mid
+        else:
+            hi = mid
+    return w.raster[lo].at + x - w.raster[lo].x0
+
+
+cdef inline void rewind(Cursor *c, const List *l) noexcept nogil:
+    c.done = 0
+    c.piece = l.head
+
+
+cdef inline Cursor cursor(const List *l) noexcept nogil:
+    cdef Cursor c
+    c.held = False
+    c.n = 0
+    rewind(&c, l)
+    return c
+
+
+cdef inline bint more(Work *w, const List *l, Cursor *c) noexcept nogil:
+    # The next entries of the list into `chunk`, `n` of them; False at its end.
+    cdef int64_t i
+    cdef Pixels *p
+    if c.done == l.n:
+        return False
+    if c.held:
+        c.done = l.n
+        return True
+    c.n = min(l.n - c.done, <int64_t>CHUNK)
+    for i in range(c.n):
+        p = &w.chunk[i]
+        if c.piece < 0:
+            p.y, p.x0, p.x1 = l.array[c.done + i].y, l.array[c.done + i].x0, l.array[c.done + i].x1
+        else:
+            p.y, p.x0, p.x1 = l.pieces[c.piece].y, l.pieces[c.piece].x0, l.pieces[c.piece].x1
+            c.piece = l.pieces[c.piece].next
+        p.at = index(w, p.y, p.x0)
+    c.done += c.n
+    c.held = c.done == c.n and c.done == l.n
+    return True
+
+
+cdef inline int32_t list_shape(
+    Work *w, const List *l, Cursor *c, Source *s, float threshold, bint keep_centre
+) noexcept nogil:
+    # Shape and area correction of a list of pixels, at a threshold; FLAGS bit 8 if one is on the frame's edge.
+    cdef Sums m
+    cdef Areas t
+    cdef int64_t i
+    cdef int32_t xmin = 2147483647, ymin = 2147483647, edge = 0
+    while more(w, l, c):
+        for i in range(c.n):
+            xmin = min(xmin, w.chunk[i].x0)
+            ymin = min(ymin, w.chunk[i].y)
+            if on_edge(w, &w.chunk[i]):
+                edge = 8
+    begin_sums(&m, xmin, ymin)
+    rewind(c, l)
+    while more(w, l, c):
+        add_sums(&m, w.chunk, c.n, w.filtered, w.image)
+    end_sums(s, &m, keep_centre)
+    t.above = t.above_half = 0
+    rewind(c, l)
+    while more(w, l, c):
+        count_areas(&t, w.chunk, c.n, w.image, threshold, s.peak)
+    s.abcor = area_correction(&t, s, threshold)
+    return edge
+
+
+cdef inline bint on_edge(const Work *w, const Pixels *p) noexcept nogil:
+    return p.y == 0 or p.y == w.facts.height - 1 or p.x0 == 0 or p.x1 == w.facts.width
+
+
+cdef inline void list_isophotal(Work *w, const List *l, Cursor *c, Source *s) noexcept nogil:
+    # `mthresh`, photometry, areas, position errors and FWHM over the pixels of a list whose shape is known.
+    cdef Areas t
+    cdef Brightest b
+    b.heap = w.heap
+    b.m = w.facts.minarea
+    b.seen = 0
+    begin_areas(&t, s, &w.facts)
+    rewind(c, l)
+    while more(w, l, c):
+        add_brightest(&b, w.chunk, c.n, w.filtered, w.facts.threshold)
+        add_areas(&t, s, w.chunk, c.n, w.filtered, w.image, &w.facts)
+    s.mthresh = b.heap[0] if b.seen >= b.m else <float>0.0
+    end_areas(s, &t, &w.facts)
+
+
+cdef inline void _sift(int32_t *p, int64_t stride, int64_t j, int64_t n) noexcept nogil:
+    cdef int64_t c, k
+    cdef int32_t t
+    while 2 * j + 1 < n:
+        c = 2 * j + 1
+        if c + 1 < n and p[(c + 1) * stride + 1] > p[c * stride + 1]:
+            c += 1
+        if not p[c * stride + 1] > p[j * stride + 1]:
+            break
+        for k in range(stride):
+            t = p[j * stride + k]
+            p[j * stride + k] = p[c * stride + k]
+            p[c * stride + k] = t
+        j = c
+
+
+cdef inline void sort_row(int32_t *p, int64_t stride, int64_t n) noexcept nogil:
+    # Sort entries of `stride` integers, in place, by the second: Fragments (3) or Pixels (4) of one row by their x0.
+    cdef int64_t i, j, k
+    cdef int32_t t
+    if n < 16:
+        for i in range(1, n):
+            j = i
+            while j > 0 and p[(j - 1) * stride + 1] > p[j * stride + 1]:
+                for k in range(stride):
+                    t = p[j * stride + k]
+                    p[j * stride + k] = p[(j - 1) * stride + k]
+                    p[(j - 1) * stride + k] = t
+                j -= 1
+        return
+    for i in range(n // 2 - 1, -1, -1):
+        _sift(p, stride, i, n)
+    for i in range(n - 1, 0, -1):
+        for k in range(stride):
+            t = p[k]
+            p[k] = p[i * stride + k]
+            p[i * stride + k] = t
+        _sift(p, stride, 0, i)
+
+
+cdef inline void raster_order(
+    const Fragment *src, int64_t n, int32_t ymin, int64_t rows, int32_t *row_start, int32_t *out, int64_t stride
+) noexcept nogil:
+    # Fragments sorted by row and column into entries of `stride` integers; `row_start` (rows + 2) gets where each row begins.
+    cdef int64_t k, y
+    cdef int32_t *p
+    for y in range(rows + 2):
+        row_start[y] = 0
+    # Counted two places on, so that after the shift by placing all are where they belong.
+    for k in range(n):
+        row_start[src[k].y - ymin + 2] += 1
+    for y in range(2, rows + 2):
+        row_start[y] += row_start[y - 1]
+    for k in range(n):
+        y = src[k].y - ymin + 1
+        p = out + row_start[y] * stride
+        p[0], p[1], p[2] = src[k].y, src[k].x0, src[k].x1
+        row_start[y] += 1
+    for y in range(rows):
+        if row_start[y + 1] - row_start[y] > 1:
+            sort_row(out + row_start[y] * stride, stride, row_start[y + 1] - row_start[y])
