@@ -224,13 +224,21 @@ class Batch:
         return value.reshape(-1).view(np.uint8), np.arange(len(self), dtype=np.int64) * one
 
     def stamp(self, i: int, half: float) -> tuple[NDArray[np.float32], int, int]:
-        """Stamp of source `i` with that half-size about its barycentre, and its first row and column: the easy way."""
+        """Stamp of source `i` with that half-size about its barycentre, and its first row and column: the easy way.
+
+        It lasts until the next one, or until `windows`.  One that `arena` can't hold, of a giant, is memory that no limit knows
+        of: a family that may look so far had better use `windows`.
+        """
         s, one = self.sources[i : i + 1], np.zeros(1, np.int64)
         halves, need = np.array([half], np.float64), np.empty((1, 4), np.int64)
         self._cover(one, (s["x"], s["y"], halves, halves), need, np.zeros((1, 4), np.int64), np.full(1, -1, np.int64))
         self._check_rows(np.array([i]), need)
         x0, y0, x1, y1 = need[0].tolist()
-        out = np.empty((y1 - y0, x1 - x0), np.float32)
+        size = (y1 - y0) * (x1 - x0)
+        self._used = 0
+        if self._offsets is not None:
+            self._offsets[:] = -1
+        out = (self.arena[:size] if size <= len(self.arena) else np.empty(size, np.float32)).reshape(y1 - y0, x1 - x0)
         self.cutter.cut(i, Box(y0, x0, y1, x1), out)
         return out, y0, x0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import scenes
-from tests.conftest import CommandLine, Outcome
+from tests.conftest import ROOT, CommandLine, Outcome
 
 MIB = 1 << 20
 
@@ -42,6 +42,40 @@ def allocator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if found.resolve().name not in maps.stdout:
         pytest.skip(f"{name} can't be preloaded: {maps.stderr[-200:]}")
     return name
+
+
+FREES = """
+import os, struct, sys
+from sextract.execution import environment
+environment.prepare()
+from sextract.execution.backend import Task
+from sextract.execution.processes import ProcessBackend
+from sextract.memory.gauge import Process
+
+def resident():
+    return Process(os.getpid()).rss
+
+def handle(kind, payload):
+    before = resident()
+    blocks = [bytes(3000) for _ in range(10_000)]
+    high = resident()
+    del blocks
+    return struct.pack("<qq", high - before, resident() - before)
+
+with ProcessBackend(1, lambda slot: handle) as backend:
+    backend.submit(Task(0, b""))
+    print(*struct.unpack("<qq", backend.wait()[0].reply))
+print(*struct.unpack("<qq", handle(0, b"")))
+"""
+
+
+def test_what_is_freed_goes_back_at_once(allocator: str) -> None:
+    """In a worker and in the parent."""
+    done = subprocess.run([sys.executable, "-c", FREES], cwd=ROOT, capture_output=True, text=True, check=True)
+    for line in done.stdout.splitlines():
+        high, low = map(int, line.split())
+        assert high > 25 * MIB
+        assert low < 5 * MIB
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,10 @@ def _of_python(block: Block) -> bool:
     return block.native[:1] != () and block.native[0].split(":")[0].startswith(("libpython", "python"))
 
 
+# Where a run is beyond its start, and where it may import a library even then.
+WORK = "/pipeline/extraction.py", "/pipeline/stages.py"
+LIBRARIES = "/measurement/sky.py", "/reading/compressed.py"
+
 ALLOWED = (
     Allowed(
         "the interpreter's start",
@@ -72,8 +76,8 @@ ALLOWED = (
     ),
     Allowed(
         "imports",
-        "code and tables of modules, made once: before the first fork, or astropy in the one worker that needs it",
-        lambda b: b.within("<frozen importlib"),
+        "code and tables of modules, made once: before the first fork, or astropy and fitsio where they are needed",
+        lambda b: b.within("<frozen importlib") and (not b.within(*WORK) or b.within(*LIBRARIES)),
         64 << 20,
     ),
     Allowed(
