@@ -2,14 +2,21 @@
 
 import sys
 
-from sextract.execution.environment import prepare
+from sextract.errors import LimitError, out_of_memory
+from sextract.execution.environment import leave_on_signals, prepare
 
 
 def main() -> int:
     """Run the command line; its exit code."""
+    leave_on_signals()
     prepare()
-    from sextract.cli import main as command_line
-
+    try:
+        from sextract.cli import main as command_line
+    except (ImportError, MemoryError) as exc:
+        if not out_of_memory(exc):
+            raise
+        sys.stderr.write("> *ERROR*: too little memory to start at all: raise the limits of the shell or job (ulimit -v, -d)\n")
+        return LimitError.exit_code
     return command_line()
 
 

@@ -7,6 +7,7 @@ what a run does in ``pipeline``.  Exit codes are in ``errors.py``; a batch of wh
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -25,12 +26,19 @@ from sextract.config.resolve import (
     catalogue_of,
     checkimages_of,
     read_configuration,
+    reports_of,
     settings_for,
 )
-from sextract.errors import ConfigError, Interrupted, LimitError, SextractError
+from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
+from sextract.execution import _stop
+from sextract.execution.backend import MORE_MEMORY
+from sextract.execution.environment import STOPPING
 from sextract.log import Reporter
 
 SOME_FAILED = 10
+
+# How long a run may take to stop after a signal; a long kernel is left in the middle then.
+STOP_SECONDS = 1.5
 
 USAGE = f"""\
 sextract {__version__}: astronomical source extraction that keeps a memory limit
@@ -43,7 +51,10 @@ sextract -h            all options
 """
 
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
-_WITH_VALUE = ("-c", "-o", "--mem-limit", "--workers", "--tile-shape", "--provenance", "--scratch")
+_WITH_VALUE = (
+    "-c", "-o", "--mem-limit", "--account", "--mem-report", "--workers", "--tile-shape", "--provenance", "--scratch",
+)  # fmt: skip
+_BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
 _WHOLE = 2**31 - 1
 
@@ -76,10 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         error: SextractError = Interrupted(f"stopped by {exc or 'SIGINT'}; nothing half-written is left")
     except SextractError as exc:
         error = exc
-    except MemoryError as exc:
-        error = LimitError(f"out of memory {exc}".rstrip() + ": raise --mem-limit, or the limit of the machine or job")
     except Exception as exc:
-        return _bug(exc, reporter)
+        if not out_of_memory(exc):
+            return _bug(exc, reporter)
+        error = LimitError(f"out of memory ({f'{type(exc).__name__}: {exc}'.rstrip(': ')}); {MORE_MEMORY}")
     reporter.error(str(error))
     return error.exit_code
 
@@ -100,8 +111,9 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     for word in todo:
         if word in _WITH_VALUE:
             rest += [word, *_following(todo)]
-        elif word == "--sextractor-bugs":
-            rest.append("--sextractor-bugs=all")
+        elif word in _BARE:
+            # Its value is optional, and the image that follows isn't one.
+            rest.append(f"{word}={_BARE[word]}")
         elif not word.startswith("-") or word.startswith("--") or word in _FLAGS:
             rest.append(word)
         else:
@@ -149,8 +161,7 @@ def parse_tile_shape(text: str) -> tuple[int, int]:
 
 def _run(argv: list[str], reporter: Reporter) -> int:
     if not argv:
-        sys.stdout.write(USAGE)
-        return 0
+        return _say(USAGE)
     rest, keywords = split_arguments(argv)
     args = _parser().parse_args(rest)
     if args.dump or args.dump_full or args.dump_columns or args.version:
@@ -163,6 +174,8 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         mem_limit=args.mem_limit,
         workers=args.workers,
         scratch_dir=args.scratch,
+        account=args.account,
+        mem_report=tuple(args.mem_report),
         tile_shape=args.tile_shape,
         provenance=args.provenance,
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
@@ -171,27 +184,28 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     config = read_configuration(options, reporter)
     _check_batch(images, config)
     if len(images) == 1:
-        _one(images[0], config, reporter, args.estimate)
-        return 0
+        return _one(images[0], config, reporter, args.estimate)
     return _batch(images, config, reporter, args.estimate)
 
 
-def _one(image: str, config: Configuration, reporter: Reporter, estimate: bool) -> None:
+def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | None) -> int:
     """Process one image."""
     settings = settings_for(image, config, reporter)
     from sextract import pipeline
 
     if estimate:
-        sys.stdout.write(f"{pipeline.estimate(image, settings)}\n")
-        return
+        found = pipeline.estimate(image, settings)
+        return _say(f"{found.as_json() if estimate == 'json' else found}\n")
     s = pipeline.run(image, settings, reporter)
+    rss = f" (sum of Rss {s.rss_bytes / 2**20:.0f} MiB)" if settings.resources.account == "rss" else ""
     reporter.info(
         f"{s.sources} sources ({s.detected} detected), {s.seconds:.1f} s, {s.mpixel_per_s:.2f} Mpixel/s, "
-        f"peak {s.peak_bytes / 2**20:.0f} of {s.limit_bytes / 2**20:.0f} MiB in all processes, {s.workers} workers"
+        f"peak {s.peak_bytes / 2**20:.0f} of {s.limit_bytes / 2**20:.0f} MiB in all processes{rss}, {s.workers} workers"
     )
+    return 0
 
 
-def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: bool) -> int:
+def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: str | None) -> int:
     """Images in turn; one that fails doesn't stop the others."""
     failed = []
     for number, image in enumerate(images, 1):
@@ -220,12 +234,13 @@ def _check_batch(images: Sequence[str], config: Configuration) -> None:
         name, kind = catalogue_of(image, config)
         files = [("CATALOG_NAME", name)] if kind != "NONE" else []
         files += [("CHECKIMAGE_NAME", file) for _, file in checkimages_of(image, config)]
+        files += [("--mem-report", file) for file in reports_of(image, config)]
         for keyword, file in files:
             other = owner.setdefault(os.path.abspath(file), image)
             if other is not image:
                 raise ConfigError(
                     f"{keyword} {file} would be written for {other} and for {image}: "
-                    f"put {{stem}} in the name, as in {{stem}}.cat"
+                    f"put {{stem}} in the name, as in {{stem}}{os.path.splitext(file)[1] or '.cat'}"
                 )
 
 
@@ -243,9 +258,11 @@ def _parser() -> argparse.ArgumentParser:
     add("-c", dest="config", metavar="FILE", help="configuration file (else ./default.sex if there is one)")
     add("-o", dest="output", metavar="FILE", help="catalogue, before CATALOG_NAME; {stem} is the image's name")
     add("--mem-limit", metavar="SIZE", help="memory of all processes together (else the machine's limits)")
+    add("--account", choices=("pss", "rss"), help="what counts: pss, shared memory once; rss, once for each process")
+    add("--mem-report", action="append", default=[], metavar="FILE", help="memory over time: .html, .png, .json or .csv")
     add("--workers", type=_count, metavar="N", help="worker processes; 0: all in one process (else one a CPU)")
     add("--batch", action="store_true", help="the images are separate runs")
-    add("--estimate", action="store_true", help="print the plan and the predicted peak, read no pixels")
+    add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
     add("--provenance", choices=("input", "full"), default="input", help="full: facts of the run in the header")
@@ -268,13 +285,23 @@ def _dump(args: argparse.Namespace) -> int:
         text = dump_columns()
     else:
         text = dump_configuration(full=args.dump_full)
+    return _say(text)
+
+
+def _say(text: str) -> int:
+    """Print what was asked for."""
+    if sys.stdout is None:
+        raise OutputError("can't write to standard output: it is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Its reader (head, say) has seen enough; Python must not complain of it at exit either.
+    except OSError as exc:
+        # Python must not complain of it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if exc.errno == errno.EPIPE:
+            # Its reader (head, say) has seen enough.
+            return 1
+        raise OutputError(f"can't write to standard output: {exc.strerror}") from exc
     return 0
 
 
@@ -325,22 +352,27 @@ def _bug(exc: Exception, reporter: Reporter) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a run as SIGINT does; a second one doesn't disturb the clean-up."""
+    """SIGTERM and SIGHUP stop a run as SIGINT does; a second one doesn't disturb the clean-up, which is given its time."""
+
+    stopped = False
 
     def stop(number: int, frame: object) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        nonlocal stopped
+        # Ignoring the later ones would be simpler, but Python complains of those that are on their way already.
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt(signal.Signals(number).name)
 
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # What is ignored on purpose (nohup) stays ignored.
-    handled = [s for s in wanted if signal.getsignal(s) is not signal.SIG_IGN]
+    handled = [s for s in STOPPING if signal.getsignal(s) is not signal.SIG_IGN]
     before = {}
     try:
         for each in handled:
             before[each] = signal.signal(each, stop)
+            _stop.enforce(each, STOP_SECONDS, Interrupted.exit_code)
         yield
     finally:
+        _stop.relax()
         for each, handler in before.items():
             signal.signal(each, handler)
 

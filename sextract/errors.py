@@ -14,6 +14,8 @@ All of them survive pickling, because they cross processes.
 
 from __future__ import annotations
 
+import errno
+
 
 class SextractError(Exception):
     """Base of all foreseen errors."""
@@ -53,3 +55,11 @@ class Interrupted(SextractError):
     """A signal stopped the run."""
 
     exit_code = 75
+
+
+def out_of_memory(exc: BaseException) -> bool:
+    """Whether an exception says that the machine gave no more memory: an allocation, or a library that can't be mapped."""
+    if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno == errno.ENOMEM):
+        return True
+    words = ("cannot allocate memory", "failed to map segment", "cannot map", "out of memory")
+    return isinstance(exc, ImportError) and any(word in str(exc).lower() for word in words)

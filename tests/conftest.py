@@ -53,6 +53,10 @@ class Outcome:
         Largest memory of all processes seen, bytes; 0 unless watched.
     samples : int
         How often they were looked at.
+    rss : int
+        Largest sum of Rss seen, bytes.
+    alone, borrowed : int
+        See `Watch`.
     """
 
     code: int
@@ -61,6 +65,9 @@ class Outcome:
     made: frozenset[str]
     peak: int = 0
     samples: int = 0
+    rss: int = 0
+    alone: int = 0
+    borrowed: int = 0
 
 
 def alive_after_grace(pids: set[int]) -> set[int]:
@@ -125,6 +132,7 @@ def cli(tmp_path: Path) -> Iterator[CommandLine]:
         assert not os.listdir(scratch), "temporary files left behind"
         assert shared_memory() <= shared, "shared memory left behind"
         made = frozenset(set(os.listdir(folder)) - before)
-        return Outcome(done.returncode, done.stdout, done.stderr, made, watch.peak, watch.samples)
+        seen = watch.peak, watch.samples, watch.rss, watch.alone, watch.borrowed
+        return Outcome(done.returncode, done.stdout, done.stderr, made, *seen)
 
     yield run

@@ -28,6 +28,7 @@ ORDER = (
     ("catalogue",),
     ("checkimage",),
     ("execution",),
+    ("report",),
     ("pipeline",),
     ("api",),
     ("cli",),

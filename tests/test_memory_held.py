@@ -25,13 +25,28 @@ def test_all_processes_stay_under_the_limit(crowded: Field, cli: CommandLine, li
     assert done.peak <= int(limit[:-1]) * MIB
 
 
+@pytest.mark.parametrize(("limit", "workers"), [("140M", 0), ("240M", 2), ("460M", 8)])
+def test_the_sum_of_rss_stays_under_the_limit_where_it_counts(
+    crowded: Field, cli: CommandLine, tmp_path: Path, limit: str, workers: int
+) -> None:
+    words = (crowded.path, "--mem-limit", limit, "--workers", workers, "-o", "out.cat")
+    done = cli(*words, "--account", "rss", watched=True)
+    assert done.code == 0, done.err
+    assert "WARNING" not in done.err
+    assert done.samples > 10
+    assert 0 < done.peak <= int(limit[:-1]) * MIB
+    assert 0 < done.rss <= int(limit[:-1]) * MIB
+    assert cli(*words).code == 0
+    assert (tmp_path / "run1" / "out.cat").read_bytes() == (tmp_path / "run2" / "out.cat").read_bytes()
+
+
 def test_the_watch_sees_memory_of_a_child(tmp_path: Path) -> None:
     import os
     import subprocess
     import sys
     import uuid
 
-    from tests.memory_watch import MARK, held, processes
+    from tests.memory_watch import MARK, held, processes, rss
 
     mark = uuid.uuid4().hex
     script = (
@@ -51,6 +66,8 @@ def test_the_watch_sees_memory_of_a_child(tmp_path: Path) -> None:
     pids = processes(mark)
     assert pids == {child.pid}
     assert 70 * MIB <= held(pids) <= 110 * MIB
+    # The block isn't mapped by anyone.
+    assert 40 * MIB <= rss(pids) <= 80 * MIB
     child.stdin.close()
     child.stdout.close()
     assert child.wait() == 0

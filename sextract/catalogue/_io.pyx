@@ -1,36 +1,6 @@
-"""What Python's os module lacks for streamed output: write-behind of a byte range, and the 32-bit sum of FITS.
+"""The 32-bit sum of FITS, for checksums of what is streamed out."""
 
-It opens, closes and decides nothing; that is ``output.py``.
-"""
-
-from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
-
-cdef extern from "fcntl.h" nogil:
-    int sync_file_range(int fd, long long offset, long long nbytes, unsigned int flags)
-    int posix_fadvise(int fd, long long offset, long long length, int advice)
-    const unsigned int SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE, SYNC_FILE_RANGE_WAIT_AFTER
-    const int POSIX_FADV_DONTNEED
-
-
-def start_writeback(int fd, long long offset, long long nbytes):
-    """Begin to write that range to the disk; returns errno or 0."""
-    cdef int bad
-    with nogil:
-        bad = sync_file_range(fd, offset, nbytes, SYNC_FILE_RANGE_WRITE)
-    return errno if bad else 0
-
-
-def finish_writeback(int fd, long long offset, long long nbytes, bint drop):
-    """Wait until that range is on the disk, and drop it from the page cache if asked to; returns errno or 0."""
-    cdef int bad
-    with nogil:
-        bad = sync_file_range(
-            fd, offset, nbytes, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
-        )
-        if drop and not bad:
-            posix_fadvise(fd, offset, nbytes, POSIX_FADV_DONTNEED)
-    return errno if bad else 0
 
 
 cdef uint64_t _sum(const unsigned char *p, Py_ssize_t n, uint64_t total, int phase) noexcept nogil:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +28,9 @@ from sextract.catalogue.writer import (
 )
 from sextract.records import Column, Frame
 
-# Bytes of values turned into text at a time.
-PIECE_BYTES = 65536
+# Bytes of text made at a time, and values of a row.
+PIECE_BYTES = 32768
+VALUES = 1024
 
 _DISPLAY = re.compile(r"([IFEG])(\d+)(?:\.(\d+))?$")
 _DEFAULT = {"i": "I10", "f": "G12.7", "u": "I10"}
@@ -48,9 +51,22 @@ def format_of(column: Column) -> str:
     return f"%{sign}{width}.{digits or 0}{letter.lower()}"
 
 
-def line_format(columns: Sequence[OutputColumn]) -> str:
-    """The printf format of a row."""
-    return " ".join(format_of(c.column) for c in columns for _ in range(c.count)) + "\n"
+def row_parts(columns: Sequence[OutputColumn]) -> list[tuple[np.dtype[Any], str]]:
+    """Parts of a row, hardly ever more than one: the layout with a field for each value, and the printf format."""
+    row = row_dtype(columns)
+    values = (
+        (format_of(c.column), np.dtype(c.column.dtype), row.fields[c.column.name][1] + k * np.dtype(c.column.dtype).itemsize)
+        for c in columns
+        for k in range(c.count)
+        if row.fields is not None
+    )
+    parts: list[tuple[np.dtype[Any], str]] = []
+    while some := list(islice(values, VALUES)):
+        formats, types, offsets = zip(*some, strict=True)
+        names = [str(k) for k in range(len(some))]
+        flat = np.dtype({"names": names, "formats": types, "offsets": offsets, "itemsize": row.itemsize})
+        parts.append((flat, " ".join(formats) + " "))
+    return [*parts[:-1], (parts[-1][0], parts[-1][1][:-1] + "\n")]
 
 
 def head(columns: Sequence[OutputColumn]) -> str:
@@ -69,10 +85,9 @@ class AsciiWriter(ClosesItself):
 
     def __init__(self, path: str, columns: Sequence[OutputColumn], *, headed: bool) -> None:
         self.dtype = row_dtype(columns)
-        # The same values, each element of a vector a field of its own, so that a row is one flat tuple.
-        self._flat = np.dtype([(f"{i}.{k}", c.column.dtype) for i, c in enumerate(columns) for k in range(c.count)])
-        self._format = line_format(columns)
-        self._step = max(1, PIECE_BYTES // max(self.dtype.itemsize, 1))
+        self._parts = row_parts(columns)
+        length = sum(len(text % ((0,) * len(flat.names or ()))) for flat, text in self._parts)
+        self._step = max(1, PIECE_BYTES // length) if len(self._parts) == 1 else 1
         self._file: OutputFile
         if is_standard_output(path):
             self._file = StandardOutput(OPTION)
@@ -92,10 +107,10 @@ class AsciiWriter(ClosesItself):
         """Append rows."""
         if rows.dtype != self.dtype:
             raise TypeError(f"rows have the layout {rows.dtype}, the columns {self.dtype}")
-        line = self._format
         for first in range(0, len(rows), self._step):
-            part = np.ascontiguousarray(rows[first : first + self._step]).view(self._flat)
-            self._file.append("".join([line % row for row in part.tolist()]).encode())
+            some = np.ascontiguousarray(rows[first : first + self._step])
+            for flat, text in self._parts:
+                self._file.append("".join([text % row for row in some.view(flat).tolist()]).encode())
 
     def end_extension(self, facts: ExtensionFacts) -> None:
         """Nothing."""

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, written without filling the page cache.
 
-An `OutputFile` has a temporary name in the folder of its destination and is moved in place by `commit`.  What is
-written goes to the disk soon after (`WriteBehind`): dirty pages belong to the memory of a cgroup.  It knows no format;
+An `OutputFile` has no name, or a temporary one (``temporary.py``), and gets its own by `commit`.  What is written goes
+to the disk soon after (``memory/writeback.py``): dirty pages belong to the memory of a cgroup.  It knows no format;
 those are ``fits.py``, ``ascii.py`` and the check-images.
 """
 
@@ -15,17 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sextract.catalogue import _io
+from sextract.catalogue import temporary
 from sextract.errors import OutputError
-
-# Written bytes that may wait for the disk, per file and process: two such pieces are in flight.
-WRITE_BEHIND_BYTES = 1 << 20
-
-# The same where writes leave gaps: neighbours should have time to complete a page before it goes to the disk.
-SCATTERED_BYTES = 8 << 20
-
-# What sync_file_range says of files that have nothing to sync: pipes, devices, some file systems.
-_NOT_SYNCABLE = frozenset({errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+from sextract.memory.writeback import WriteBehind
 
 
 def explain(exc: OSError, path: str, option: str) -> OutputError:
@@ -41,61 +33,19 @@ def explain(exc: OSError, path: str, option: str) -> OutputError:
         errno.ENAMETOOLONG: "the name is too long",
         errno.EISDIR: "it is a folder",
         errno.EPIPE: "the reader has gone",
+        errno.EBADF: "it is closed",
+        errno.EFBIG: "it grows beyond the largest file allowed (ulimit -f)",
+        errno.EIO: "the device failed (Input/output error)",
     }.get(exc.errno or 0, exc.strerror or str(exc))
     return OutputError(f"can't write {path}: {what}; choose another place with {option}")
-
-
-class WriteBehind:
-    """Keeps at most about two pieces of written data of one descriptor off the disk.
-
-    Ranges may come in any order; a piece is the span of what came since the last one.  Where it was written without
-    gaps it leaves the page cache as well; where it wasn't, neighbours may still complete its pages, and dropping them
-    would mean reading them back.
-    """
-
-    __slots__ = ("_first", "_last", "_pending", "_previous", "off")
-
-    def __init__(self) -> None:
-        self._first = 0
-        self._last = 0
-        self._pending = 0
-        self._previous: tuple[int, int, bool] | None = None
-        self.off = False
-
-    def written(self, fd: int, offset: int, last: int, nbytes: int) -> None:
-        """`nbytes` within ``offset <= position < last`` were written; waits for the disk if too many are pending."""
-        if self.off:
-            return
-        self._first = offset if not self._pending else min(self._first, offset)
-        self._last = max(self._last, last) if self._pending else last
-        self._pending += nbytes
-        length = self._last - self._first
-        dense = length <= self._pending
-        if self._pending < (WRITE_BEHIND_BYTES if dense else SCATTERED_BYTES):
-            return
-        self._pending = 0
-        if self._check(_io.start_writeback(fd, self._first, length)) and self._previous is not None:
-            self._check(_io.finish_writeback(fd, *self._previous))
-        self._previous = (self._first, length, dense)
-
-    def drop(self, fd: int, offset: int = 0, nbytes: int = 0) -> None:
-        """Wait for a range (0 bytes: to the end) and drop it from the page cache."""
-        if not self.off:
-            self._check(_io.finish_writeback(fd, offset, nbytes, True))
-
-    def _check(self, code: int) -> bool:
-        if code in _NOT_SYNCABLE:
-            self.off = True
-        elif code:
-            raise OSError(code, os.strerror(code))
-        return not self.off
 
 
 class OutputFile:
     """A file that appears under its name only when `commit` is called.
 
-    A pipe or a device is written directly.  The object may cross a fork or be pickled: each process opens the temporary
-    file itself, and one of them calls `commit` when all have written.
+    A pipe or a device is written directly.  The object may cross a fork or be pickled: a forked process has the file
+    open already, another one opens it through the process that made it, which must still live; and that one calls
+    `commit` when all have written.
 
     Parameters
     ----------
@@ -120,8 +70,9 @@ class OutputFile:
         self.target = path
         self.appended = 0
         self.done = False
-        self._fd = -1
-        self._pid = os.getpid()
+        self.owner = self._pid = os.getpid()
+        self.number = self._fd = -1
+        self.inode = (0, 0)
         self._behind = WriteBehind()
         with self.translated():
             self._open(seekable)
@@ -143,19 +94,12 @@ class OutputFile:
                     f"{self.option}, or CATALOG_TYPE ASCII_HEAD"
                 )
             # Not the resolved name: that of an anonymous pipe behind /dev/stdout can't be opened.
-            self.direct, self.temporary = True, self.path
+            self.direct = True
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-            return
-        folder, name = os.path.split(self.target)
-        for attempt in range(1000):
-            # A run that was killed may have left this very name behind.
-            self.temporary = os.path.join(folder, f".{name[:50]}.{self._pid}-{attempt}.part")
-            try:
-                self._fd = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                return
-            except FileExistsError:
-                continue
-        raise FileExistsError(errno.EEXIST, "too many temporary files", self.path)
+        else:
+            self._fd, self.temporary = temporary.create(self.target)
+        self.number = self._fd
+        self.inode = _inode(self._fd)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
@@ -177,10 +121,17 @@ class OutputFile:
         """The descriptor of this process."""
         if self._pid != os.getpid():
             with self.translated():
-                flags = os.O_WRONLY if self.direct else os.O_RDWR
-                self._fd = os.open(self.temporary, flags | os.O_CLOEXEC)
+                self._fd = self._inherited()
             self._pid, self._behind = os.getpid(), WriteBehind()
         return self._fd
+
+    def _inherited(self) -> int:
+        """The descriptor in a process that didn't make the file."""
+        with contextlib.suppress(OSError):
+            # A fork has it.  Positions are given with each read and write, so that sharing it does no harm.
+            if _inode(self.number) == self.inode:
+                return self.number
+        return os.open(f"/proc/{self.owner}/fd/{self.number}", (os.O_WRONLY if self.direct else os.O_RDWR) | os.O_CLOEXEC)
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write all of `data` at an absolute position."""
@@ -224,13 +175,19 @@ class OutputFile:
     def drop_cache(self, offset: int = 0, nbytes: int = 0) -> None:
         """Write that range (0 bytes: to the end) out and drop it from the page cache."""
         with self.translated():
-            self._behind.drop(self.fd, offset, nbytes)
+            self._behind.settle(self.fd, offset, nbytes)
 
     def resize(self, nbytes: int) -> None:
         """Set the length; what is new reads as zeros."""
         if not self.direct:
             with self.translated():
                 os.ftruncate(self.fd, nbytes)
+
+    @property
+    def size(self) -> int:
+        """Its length, bytes."""
+        with self.translated():
+            return os.fstat(self.fd).st_size
 
     def finish(self) -> None:
         """Have everything on the disk: from here on `commit` can't fail for lack of space."""
@@ -246,7 +203,7 @@ class OutputFile:
         self.finish()
         with self.translated():
             if not self.direct:
-                os.replace(self.temporary, self.target)
+                temporary.publish(self.fd, self.temporary, self.target)
                 _sync_folder(os.path.dirname(self.target))
             self._close()
 
@@ -257,11 +214,11 @@ class OutputFile:
                 os.close(self._fd)
 
     def abort(self) -> None:
-        """Remove the temporary file; nothing happens after `commit`."""
+        """Give the file up; nothing happens after `commit`."""
         if self.done:
             return
         self._close()
-        if not self.direct:
+        if self.temporary:
             with contextlib.suppress(OSError):
                 os.unlink(self.temporary)
 
@@ -285,6 +242,12 @@ class StandardOutput(OutputFile):
 
     def abort(self) -> None:
         """Nothing: what is out is out."""
+
+
+def _inode(fd: int) -> tuple[int, int]:
+    """What tells an open file from every other."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _sync_folder(folder: str) -> None:

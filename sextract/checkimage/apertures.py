@@ -10,16 +10,16 @@ writing twice changes nothing, and `ApertureImage.draw` adds them once, when the
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sextract.catalogue import cards
+from sextract.catalogue.output import OutputFile
 from sextract.checkimage import _draw
-from sextract.checkimage.checkimage import CHECKIMAGES, PIECE_BYTES, CheckImage, CheckKind
+from sextract.checkimage.checkimage import CHECKIMAGES, OPTION, PIECE_BYTES, CheckImage, CheckKind
 from sextract.checkimage.headers import ImageExtension
 
 # The stroke's height in units of the global background RMS: SExtractor's.
@@ -75,44 +75,35 @@ class ApertureImage(CheckImage):
 
     def __init__(self, kind: CheckKind, path: str, extensions: Sequence[ImageExtension]) -> None:
         super().__init__(kind, path, extensions)
-        self._removed = False
+        try:
+            # Outlines of one extension at a time; it never gets a name.
+            self.outlines = OutputFile(f"{path}.outlines", OPTION)
+        except BaseException:
+            self.file.abort()
+            raise
 
-    def _scratch(self, ext: int) -> str:
-        return f"{self.file.temporary}.outlines{ext}"
-
-    def put_outlines(self, ext: int, first: int, outlines: NDArray[np.void]) -> None:
-        """Keep outlines until `draw`; from any process, again and again.
+    def put_outlines(self, first: int, outlines: NDArray[np.void]) -> None:
+        """Keep outlines of an extension until `draw`; from any process, again and again.
 
         Parameters
         ----------
-        ext : int
         first : int
-            Place of the first one among those of its extension: NUMBER − 1 times outlines per source, say.  Places
+            Place of the first one among those of the extension: NUMBER − 1 times outlines per source, say.  Places
             never filled are empty.
         outlines : OUTLINE array
         """
         data = np.ascontiguousarray(outlines.reshape(-1))
         if data.dtype != OUTLINE:
             raise TypeError(f"outlines have the layout {data.dtype}")
-        with self.file.translated():
-            fd = os.open(self._scratch(ext), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                view, at = data.view(np.uint8).data, first * OUTLINE.itemsize
-                while len(view):
-                    done = os.pwrite(fd, view, at)
-                    view, at = view[done:], at + done
-            finally:
-                os.close(fd)
+        self.outlines.pwrite(data.view(np.uint8).data, first * OUTLINE.itemsize)
 
-    def _outlines(self, ext: int) -> Iterator[NDArray[np.void]]:
-        """The outlines that were kept, in pieces of 64 KiB."""
+    def _kept(self) -> Iterator[NDArray[np.void]]:
+        """The outlines that were kept, in pieces."""
         piece = np.zeros(PIECE_BYTES // OUTLINE.itemsize, OUTLINE)
-        with self.file.translated():
-            if not os.path.exists(self._scratch(ext)):
-                return
-            with open(self._scratch(ext), "rb", buffering=0) as stream:
-                while n := stream.readinto(piece.view(np.uint8).data):
-                    yield piece[: n // OUTLINE.itemsize]
+        for at, size in cards.chunks(self.outlines.size, piece.nbytes):
+            some = piece[: size // OUTLINE.itemsize]
+            self.outlines.pread(some.view(np.uint8).data, at)
+            yield some
 
     def draw(self, ext: int, rms: float) -> None:
         """Add the outlines of an extension to its pixels, once all its tiles are written.
@@ -126,13 +117,13 @@ class ApertureImage(CheckImage):
         image = self.extensions[ext]
         stroke = np.float32(STROKE_RMS * rms)
         found = np.empty(PIECE_BYTES // 8, np.int64)
-        for part in self._outlines(ext):
+        for part in self._kept():
             x, y, a, b, theta, dotted = (part[name] for name in ("x", "y", "a", "b", "theta", "dotted"))
             state = np.zeros(3, np.int64)
             while state[0] < len(part):
                 n = _draw.draw(x, y, a, b, theta, dotted, image.width, image.height, state, found)
                 self._add(ext, np.sort(found[:n]), stroke)
-        self._remove(ext)
+        self.outlines.resize(0)
 
     def _add(self, ext: int, positions: NDArray[np.int64], stroke: np.float32) -> None:
         """Add `stroke` to pixels given by sorted positions, a span of the file at a time."""
@@ -150,20 +141,14 @@ class ApertureImage(CheckImage):
             self.file.pwrite(view, self.bases[ext] + 4 * start)
             first = last
 
-    def _remove(self, ext: int) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._scratch(ext))
-
     def abort(self) -> None:
-        """Remove the file and the scratch files."""
-        for ext in range(len(self.extensions)):
-            self._remove(ext)
+        """Give both files up."""
+        self.outlines.abort()
         super().abort()
 
     def commit(self) -> None:
         """Move the file in place."""
-        for ext in range(len(self.extensions)):
-            self._remove(ext)
+        self.outlines.abort()
         super().commit()
 
 

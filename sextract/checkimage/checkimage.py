@@ -31,12 +31,15 @@ from sextract.registry import Registry
 OPTION = "CHECKIMAGE_NAME"
 
 # Read at a time when sums are made.
-PIECE_BYTES = 65536
+PIECE_BYTES = 32768
 
 # Cached pages dropped at a time behind a reader.
 DROP_BYTES = 1 << 20
 
 PAGE_BYTES = 4096
+
+# Fragments written at a time: no array made of them is large.
+FRAGMENTS = 2048
 
 Pixels = NDArray[np.float32]
 
@@ -115,6 +118,7 @@ class CheckImage:
         self.extensions = tuple(ImageExtension(e.width, e.height) for e in extensions)
         self._dtype = np.dtype(np.int32 if kind.integer else np.float32)
         self._cards: list[list[str]] | None = file_cards(extensions, kind.bitpix)
+        self._sealed = False
         self.file = OutputFile(path, OPTION)
         try:
             self.starts, self.bases = self._lay_out()
@@ -171,11 +175,12 @@ class CheckImage:
         fragments : FRAGMENT array (n,)
         labels : int array (n,) or scalar
         """
-        if not len(fragments):
-            return
-        values = np.ascontiguousarray(np.broadcast_to(np.asarray(labels, np.int32), fragments.shape))
-        args = self._place(ext), self.extensions[ext].width, _table(fragments), values
-        self._wrote_fragments(_put.put_labels(self.file.fd, *args), ext, fragments)
+        for first in range(0, len(fragments), FRAGMENTS):
+            some = fragments[first : first + FRAGMENTS]
+            mine = labels if np.ndim(labels) == 0 else np.asarray(labels)[first : first + FRAGMENTS]
+            values = np.ascontiguousarray(np.broadcast_to(np.asarray(mine, np.int32), some.shape))
+            args = self._place(ext), self.extensions[ext].width, _table(some), values
+            self._wrote_fragments(_put.put_labels(self.file.fd, *args), ext, some)
 
     def write_values(self, ext: int, fragments: NDArray[Any], values: NDArray[np.float32]) -> None:
         """Write pixels over fragments.
@@ -187,14 +192,17 @@ class CheckImage:
         values : float32 array
             Their pixels, one fragment after the other.
         """
-        if not len(fragments):
-            return
-        table = _table(fragments)
-        need = int((table[:, 2].astype(np.int64) - table[:, 1]).sum())
+        need = int(fragments["x1"].sum(dtype=np.int64) - fragments["x0"].sum(dtype=np.int64))
         if values.dtype != np.float32 or values.shape != (need,):
             raise TypeError(f"{self.name}: {values.dtype} {values.shape} for {need} float32 pixels")
-        args = self._place(ext), self.extensions[ext].width, table, np.ascontiguousarray(values).view(np.uint32)
-        self._wrote_fragments(_put.put_values(self.file.fd, *args), ext, fragments)
+        done = 0
+        for first in range(0, len(fragments), FRAGMENTS):
+            some = fragments[first : first + FRAGMENTS]
+            last = done + int((some["x1"] - some["x0"]).sum(dtype=np.int64))
+            pixels = np.ascontiguousarray(values[done:last]).view(np.uint32)
+            args = self._place(ext), self.extensions[ext].width, _table(some), pixels
+            self._wrote_fragments(_put.put_values(self.file.fd, *args), ext, some)
+            done = last
 
     def _place(self, ext: int) -> int:
         return self.bases[ext]
@@ -233,12 +241,15 @@ class CheckImage:
         sums : sequence of int, optional
             `datasum` of each extension, if workers have found them.
         """
+        if self._sealed:
+            return
         if self._cards is None:
             raise RuntimeError("only the process that made a check-image can seal it")
         found = [self.datasum(i) for i in range(len(self.extensions))] if sums is None else sums
         for start, lines, total in zip(self.starts, self._cards[-len(self.starts) :], found, strict=True):
             self.file.pwrite(cards.sealed(lines, total), start)
         self.file.finish()
+        self._sealed = True
 
     def commit(self) -> None:
         """Move the file in place."""
@@ -301,10 +312,14 @@ class CheckImages(ClosesItself):
         kinds = [(CHECKIMAGES.get(name), image) for name, image in self.images.items()]
         return [(k, i) for k, i in kinds if k.stage == stage or (stage == "tile" and k.render is not None)]
 
-    def close(self, sums: Mapping[str, Sequence[int]] | None = None) -> None:
-        """Seal every image (`CheckImage.seal`, with its `sums` if given), then move all of them in place."""
+    def seal(self, sums: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Seal every image (`CheckImage.seal`, with its `sums` if given): all that may still fail or take long."""
         for name, image in self.images.items():
             image.seal((sums or {}).get(name))
+
+    def close(self, sums: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Seal every image, if that isn't done, then move all of them in place."""
+        self.seal(sums)
         for image in self.images.values():
             image.commit()
 

@@ -1,4 +1,4 @@
-"""Names that the doors of other rooms know: columns, catalogue formats, check-images.
+"""Names that the doors of other rooms know: columns, catalogue formats, check-images, kinds of reports.
 
 The only file of ``config`` that looks ahead in the order of rooms: a name can only be checked against what registered.
 It imports those rooms when it is asked, and takes nothing but names and `records.Column`.
@@ -14,6 +14,13 @@ def built_columns() -> dict[str, Column]:
     from sextract.measurement.measure import MEASUREMENTS
 
     return {column.name: column for name in MEASUREMENTS for column in MEASUREMENTS.get(name).columns}
+
+
+def report_suffixes() -> tuple[str, ...]:
+    """Suffixes of the files that a report can be."""
+    from sextract.report import SUFFIXES
+
+    return SUFFIXES
 
 
 def offered(keyword: str) -> frozenset[str]:

@@ -14,9 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sextract.config.doors import built_columns
+from sextract.config.doors import built_columns, report_suffixes
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
-from sextract.config.machine import Default, default_mem_limit, default_workers
+from sextract.config.machine import (
+    Default,
+    allowed_memory,
+    default_mem_limit,
+    default_workers,
+    within_address_space,
+)
 from sextract.config.parameters import PARAMETERS
 from sextract.config.settings import (
     BackgroundSettings,
@@ -64,6 +70,10 @@ class Options:
         The file after -o, before any CATALOG_NAME.
     mem_limit, workers, scratch_dir : str, int, str or None
         Before the keywords MEM_LIMIT, WORKERS, SCRATCH_DIR.  Workers 0: all work in one process.
+    account : str or None
+        ``pss`` or ``rss``, before MEM_ACCOUNT.
+    mem_report : tuple of str
+        Files, before MEM_REPORT.
     tile_shape : (int, int) or None
         Rows and columns of a tile at most, for tests.
     provenance : str
@@ -80,6 +90,8 @@ class Options:
     mem_limit: str | None = None
     workers: int | None = None
     scratch_dir: str | None = None
+    account: str | None = None
+    mem_report: tuple[str, ...] = ()
     tile_shape: tuple[int, int] | None = None
     provenance: str = "input"
     sextractor_bugs: frozenset[str] = frozenset()
@@ -220,7 +232,8 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
     _check_lengths(columns, values, reporter)
     name, kind = catalogue_of(image, config)
     checks = checkimages_of(image, config)
-    _check_outputs(image, name, kind, checks, reporter, folder)
+    reports = reports_of(image, config)
+    _check_outputs(image, name, kind, checks, reports, reporter, folder)
     header = folder / (re.sub(r"\.(fits?|fts)(\.gz|\.fz)?(\[[^\]]*\])?$", "", image) + config.texts["HEADER_SUFFIX"])
     if header.is_file():
         reporter.warning(f"the external header {header} is not read: HEADER_SUFFIX is not built yet")
@@ -244,7 +257,7 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
             checkimages=tuple(checks),
             provenance=config.options.provenance,
         ),
-        resources=_resources(config, reporter),
+        resources=_resources(config, reports, reporter),
         verbose=v["VERBOSE_TYPE"],
         sextractor_bugs=config.options.sextractor_bugs,
         keywords=tuple((k.name, texts[k.name]) for k in KEYWORDS.values() if not k.role),
@@ -292,6 +305,21 @@ def checkimages_of(image: str, config: Configuration) -> list[tuple[str, str]]:
         )
     pairs = zip(types, names, strict=True)
     return [(kind, name.replace("{stem}", stem_of(image))) for kind, name in pairs if kind != "NONE"]
+
+
+def reports_of(image: str, config: Configuration) -> list[str]:
+    """Names of the memory reports.
+
+    Raises
+    ------
+    ConfigError
+        A suffix that no report has.
+    """
+    names = config.options.mem_report or config.values["MEM_REPORT"]
+    for name in names:
+        if Path(name).suffix.lower() not in report_suffixes():
+            raise ConfigError(f"--mem-report {name}: the name must end in {', '.join(report_suffixes())}")
+    return [name.replace("{stem}", stem_of(image)) for name in names]
 
 
 def check_columns(
@@ -372,7 +400,13 @@ def _check_lengths(columns: Sequence[Requested], values: Mapping[str, Any], repo
 
 
 def _check_outputs(
-    image: str, name: str, kind: str, checks: Sequence[tuple[str, str]], reporter: Reporter, folder: Path
+    image: str,
+    name: str,
+    kind: str,
+    checks: Sequence[tuple[str, str]],
+    reports: Sequence[str],
+    reporter: Reporter,
+    folder: Path,
 ) -> None:
     """Refuse outputs that overwrite each other or the image, and FITS on stdout."""
     if name == "STDOUT" and kind.startswith("FITS"):
@@ -381,6 +415,7 @@ def _check_outputs(
         reporter.warning("CATALOG_TYPE is NONE and there is no check-image: nothing will be written")
     files = [("CATALOG_NAME", name)] if kind != "NONE" and name != "STDOUT" else []
     files += [("CHECKIMAGE_NAME", check) for _, check in checks]
+    files += [("--mem-report", report) for report in reports]
     source = folder / re.sub(r"\[[^\]]*\]$", "", image)
     seen: set[str] = set()
     for keyword, file in files:
@@ -460,7 +495,7 @@ def _network(config: Configuration, columns: Sequence[Requested], reporter: Repo
         ) from None
 
 
-def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
+def _resources(config: Configuration, reports: Sequence[str], reporter: Reporter) -> ResourceSettings:
     options, v = config.options, config.values
     if options.mem_limit is not None:
         limit = Default(parse_size(options.mem_limit), "--mem-limit")
@@ -468,6 +503,7 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
         limit = Default(v["MEM_LIMIT"], "MEM_LIMIT")
     else:
         limit = default_mem_limit()
+    asked, limit = limit, within_address_space(limit)
     if options.workers is not None:
         workers = Default(options.workers, "--workers")
     elif config.texts["WORKERS"]:
@@ -477,11 +513,20 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
     reporter.info(
         f"Memory limit: {limit.value / 2**20:.0f} MiB ({limit.origin}); workers: {workers.value} ({workers.origin})"
     )
+    allowed = allowed_memory()
+    if asked.value > allowed.value:
+        less = "less is used" if limit is not asked else "a run that comes to need it will end there"
+        reporter.warning(
+            f"{asked.origin} {asked.value / 2**20:.0f} MiB is more than there can be, {allowed.value / 2**20:.0f} MiB "
+            f"({allowed.origin}): {less}"
+        )
     return ResourceSettings(
         mem_limit_bytes=limit.value,
+        account=options.account or v["MEM_ACCOUNT"].lower(),
         workers=workers.value,
         tile_shape=options.tile_shape,
         scratch_dir=options.scratch_dir if options.scratch_dir is not None else v["SCRATCH_DIR"],
+        mem_report=tuple(reports),
     )
 
 

@@ -109,12 +109,30 @@ class OutputSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceSettings:
-    """What may change a run's speed and size, never its answer."""
+    """What may change a run's speed and size, never its answer.
+
+    Attributes
+    ----------
+    mem_limit_bytes : int
+        MEM_LIMIT.
+    account : str
+        MEM_ACCOUNT: ``pss``, shared memory once; ``rss``, once for each process that has it mapped.
+    workers : int
+        WORKERS; 0: none beside the run's own process.
+    tile_shape : (int, int) or None
+        Rows and columns of a tile at most.
+    scratch_dir : str
+        SCRATCH_DIR.
+    mem_report : tuple of str
+        MEM_REPORT: files.
+    """
 
     mem_limit_bytes: int = 0
+    account: str = "pss"
     workers: int = 0
     tile_shape: tuple[int, int] | None = None
     scratch_dir: str = ""
+    mem_report: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

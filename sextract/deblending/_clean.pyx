@@ -9,6 +9,7 @@ reach takes no part.  Sources are found by a grid for each size class, so the co
 from libc.math cimport M_PI, pow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
+from sextract.deblending._order cimport first_gap, order_indices
 from sextract.records cimport Fragment, Source
 
 # Neighbours are compared within this many times the sum of their major axes.
@@ -18,33 +19,6 @@ cdef double ZONE = 10.0
 cdef enum:
     CLASSES = 16
 cdef double LARGE = 200.0
-
-
-cdef inline void _sift(int32_t *v, int64_t j, int64_t n) noexcept nogil:
-    cdef int64_t c
-    cdef int32_t t = v[j]
-    while 2 * j + 1 < n:
-        c = 2 * j + 1
-        if c + 1 < n and v[c + 1] > v[c]:
-            c += 1
-        if not v[c] > t:
-            break
-        v[j] = v[c]
-        j = c
-    v[j] = t
-
-
-cdef inline void _ascending(int32_t *v, int64_t n) noexcept nogil:
-    # In place: the C library's qsort takes as much again from the heap.
-    cdef int64_t i
-    cdef int32_t t
-    for i in range(n // 2 - 1, -1, -1):
-        _sift(v, i, n)
-    for i in range(n - 1, 0, -1):
-        t = v[0]
-        v[0] = v[i]
-        v[i] = t
-        _sift(v, 0, i)
 
 
 cdef inline bint _placed(const Source *s) noexcept nogil:
@@ -165,7 +139,7 @@ cdef class Cleaner:
                             return -1
                         self.found[n] = i
                         n += 1
-        _ascending(&self.found[0], n)
+        order_indices(&self.found[0], n)
         return n
 
     cdef bint _near(self, const Source *s, const Source *o) noexcept nogil:
@@ -293,3 +267,65 @@ cdef class Cleaner:
                 s.number = number
             i += 1
         return i, number
+
+
+# Marks an eaten source that has been painted, or whose eater is gone.
+cdef int64_t GONE = -(<int64_t>1 << 62)
+
+
+cdef int64_t _eater(const Source[::1] table, int64_t i) noexcept nogil:
+    # Who has an eaten source in the end; −1 if it wasn't eaten, or the eater is gone.
+    if table[i].number >= 0:
+        return -1
+    while GONE < table[i].number < 0:
+        i = -1 - table[i].number
+    return i if table[i].number >= 0 else -1
+
+
+def eaten_by(const Source[::1] table, int64_t first, int64_t last, int64_t[:, ::1] out):
+    """What the sources in rows [first, last) have eaten: ``fragments, nfragments, number`` of the eater.
+
+    Returns how many there are; `out` is filled as far as it goes.
+    """
+    cdef int64_t i, eater, n = 0
+    for i in range(table.shape[0]):
+        eater = _eater(table, i)
+        if first <= eater < last:
+            if n < out.shape[0]:
+                out[n, 0], out[n, 1], out[n, 2] = table[i].fragments, table[i].nfragments, table[eater].number
+            n += 1
+    return n
+
+
+def first_eaten_later(const Source[::1] table, int64_t upto):
+    """The first row below `upto` whose eater is in `upto` or behind; `upto` if there is none."""
+    cdef int64_t i
+    for i in range(upto):
+        if _eater(table, i) >= upto:
+            return i
+    return upto
+
+
+def drop(Source[::1] table, int64_t n):
+    """Move rows from `n` on to the front; who was eaten by a row that goes is marked as gone."""
+    cdef int64_t i, eater
+    for i in range(table.shape[0] - n):
+        table[i] = table[i + n]
+        if GONE < table[i].number < 0:
+            eater = -1 - table[i].number - n
+            table[i].number = -1 - eater if eater >= 0 else GONE
+
+
+def sort_rows(Fragment[::1] fragments):
+    """Sort by row, in place."""
+    cdef int64_t n = fragments.shape[0], gap = first_gap(n), i, j
+    cdef Fragment one
+    while gap > 0:
+        for i in range(gap, n):
+            one = fragments[i]
+            j = i
+            while j >= gap and fragments[j - gap].y > one.y:
+                fragments[j] = fragments[j - gap]
+                j -= gap
+            fragments[j] = one
+        gap //= 3

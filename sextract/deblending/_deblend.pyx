@@ -42,6 +42,7 @@ from sextract.deblending._lists cimport (
     on_edge,
     raster_order,
 )
+from sextract.deblending._order cimport Sort
 from sextract.deblending._tree cimport NO_ROOM, OVERFLOW, TOO_LARGE, tree
 from sextract.deblending._work cimport (
     CHUNK,
@@ -50,7 +51,6 @@ from sextract.deblending._work cimport (
     Branch,
     Leaf,
     Node,
-    Sort,
     Work,
     lacks,
     take_bytes,

@@ -64,6 +64,9 @@ cdef class Components:
     cdef object _pieces, _components, _labels
     cdef readonly int32_t npieces, ncomponents
     cdef public int64_t parents
+    # Where `drain` is: footprints that are whole, and the next piece of the one that isn't.
+    cdef int64_t drained
+    cdef int32_t piece
 
     def __init__(self, uint8_t[::1] pieces, uint8_t[::1] components, uint8_t[::1] labels, int32_t minarea):
         self.npieces = <int32_t>(pieces.shape[0] // sizeof(Piece))
@@ -146,34 +149,47 @@ cdef class Components:
             c = comp.next
         return n, pieces, pixels
 
-    def drain(self, Footprint[::1] out, Fragment[::1] fragments):
-        """Move the oldest ``len(out)`` closed components out; the number of fragments written."""
-        cdef int64_t i, n = 0
-        cdef int32_t c, p
+    def drain(self, Footprint[::1] out, Fragment[::1] fragments, int64_t done=0, int64_t most=1 << 62):
+        """Move the oldest ``len(out)`` closed components out, some fragments at a time; how many have been written.
+
+        Call it again with what it returned until all are.
+        """
+        cdef int64_t n = done, upto = min(done + most, fragments.shape[0])
+        cdef int32_t c
         cdef Component *comp
-        for i in range(out.shape[0]):
+        if done == 0:
+            self.drained = 0
+            self.piece = -1
+        while self.drained < out.shape[0]:
             c = self.state.closed
             comp = &self.state.components[c]
-            self.parents += 1
-            out[i].parent = self.parents
-            out[i].npix = comp.npix
-            out[i].fragments = n
-            out[i].nfragments = comp.npieces
-            out[i].row = comp.ymax + 1
-            out[i].xmin = comp.xmin
-            out[i].xmax = comp.xmax
-            out[i].ymin = comp.ymin
-            out[i].ymax = comp.ymax
-            p = comp.head
-            while p >= 0:
-                fragments[n].y = self.state.pieces[p].y
-                fragments[n].x0 = self.state.pieces[p].x0
-                fragments[n].x1 = self.state.pieces[p].x1
+            if self.piece < 0:
+                self.parents += 1
+                self._describe(comp, &out[self.drained], n)
+                self.piece = comp.head
+            while self.piece >= 0 and n < upto:
+                fragments[n].y = self.state.pieces[self.piece].y
+                fragments[n].x0 = self.state.pieces[self.piece].x0
+                fragments[n].x1 = self.state.pieces[self.piece].x1
                 n += 1
-                p = self.state.pieces[p].next
+                self.piece = self.state.pieces[self.piece].next
+            if self.piece >= 0:
+                return n
             self.state.closed = comp.next
             self.state.nclosed -= 1
             self.state.closed_pieces -= comp.npieces
             self.state.closed_npix -= comp.npix
             lutz_drop(&self.state, c)
+            self.drained += 1
         return n
+
+    cdef void _describe(self, const Component *comp, Footprint *out, int64_t first) noexcept nogil:
+        out.parent = self.parents
+        out.npix = comp.npix
+        out.fragments = first
+        out.nfragments = comp.npieces
+        out.row = comp.ymax + 1
+        out.xmin = comp.xmin
+        out.xmax = comp.xmax
+        out.ymin = comp.ymin
+        out.ymax = comp.ymax

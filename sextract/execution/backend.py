@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sextract.errors import Interrupted, SextractError, WorkerError
+from sextract.errors import Interrupted, LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.messages import check_payload
 
 Handler = Callable[[int, bytes], bytes]
 # Called once in each worker, after it was forked, with the worker's slot; a replacement has the slot of the dead one.
 HandlerFactory = Callable[[int], Handler]
+
+MORE_MEMORY = "raise the limit of the machine or job (ulimit -v and -d, the cgroup), or lower --mem-limit and --workers"
 
 # One task being worked on and one waiting, so that a worker needn't idle while its answer travels.
 TASKS_PER_WORKER = 2
@@ -63,7 +65,15 @@ class Result:
 
 
 class Backend(Protocol):
-    """Runs tasks; used by one thread, and a context manager."""
+    """Runs tasks; used by one thread, and a context manager.
+
+    Attributes
+    ----------
+    ended : callable
+        Told in words when a process has ended before its time and is replaced.
+    """
+
+    ended: Callable[[str], None]
 
     @property
     def workers(self) -> int:
@@ -100,8 +110,20 @@ class Backend(Protocol):
         """
         ...
 
+    def resize(self, workers: int) -> None:
+        """Have that many workers from now on, 0 included: the last ones end with all their memory, or new ones start.
+
+        ValueError if tasks are outstanding.  New workers get the latest broadcast of each kind.  Does nothing where tasks run
+        in this process.
+        """
+        ...
+
     def pids(self) -> list[int]:
         """Processes that the backend holds beside this one."""
+        ...
+
+    def processes(self) -> dict[str, int]:
+        """The same by name: ``template``, ``worker 1``, …; a worker that is being replaced is missing."""
         ...
 
     def close(self) -> None:
@@ -109,8 +131,12 @@ class Backend(Protocol):
         ...
 
 
+def ignore(text: str) -> None:
+    """Nobody wants to know."""
+
+
 def call(handler: Handler, kind: int, payload: bytes) -> bytes:
-    """Run a handler; what isn't a SextractError becomes a WorkerError with the traceback."""
+    """Run a handler; what isn't a SextractError becomes a WorkerError with the traceback, or a LimitError."""
     try:
         reply = handler(kind, payload)
         check_payload(reply)
@@ -118,7 +144,11 @@ def call(handler: Handler, kind: int, payload: bytes) -> bytes:
     except SextractError:
         raise
     except Exception as exc:
-        raise WorkerError(f"a worker failed in a task of kind {kind}:\n{traceback.format_exc()}") from exc
+        if not out_of_memory(exc):
+            raise WorkerError(f"a worker failed in a task of kind {kind}:\n{traceback.format_exc()}") from exc
+        said = f"{type(exc).__name__}: {exc}".rstrip(": ")
+    # What was held on the way here is free again.
+    raise LimitError(f"a worker is out of memory ({said}); {MORE_MEMORY}")
 
 
 class SerialBackend:
@@ -133,6 +163,7 @@ class SerialBackend:
     workers = 1
 
     def __init__(self, handler_factory: HandlerFactory) -> None:
+        self.ended: Callable[[str], None] = ignore
         self._handler = handler_factory(0)
         self._queue: deque[tuple[int, Task]] = deque()
         self._next = 0
@@ -167,9 +198,16 @@ class SerialBackend:
         check_payload(payload)
         call(self._handler, kind, payload)
 
+    def resize(self, workers: int) -> None:
+        """See `Backend`: nothing."""
+
     def pids(self) -> list[int]:
         """See `Backend`: none."""
         return []
+
+    def processes(self) -> dict[str, int]:
+        """See `Backend`: none."""
+        return {}
 
     def close(self) -> None:
         """See `Backend`."""

@@ -10,7 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from typing import Any
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -24,6 +27,11 @@ _THREAD_VARIABLES = (
 # From malloc.h and prctl.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _PR_SET_PDEATHSIG, _PR_SET_THP_DISABLE = 1, 41
+
+# What stops a run, by a user, a batch system or a terminal that closes.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# `errors.Interrupted`'s; nothing else of it is needed here.
+_INTERRUPTED = 75
 
 _libc: Any = ctypes.CDLL(None, use_errno=True)
 
@@ -39,15 +47,44 @@ def prepare() -> None:
     disable_huge_pages()
 
 
+def leave_on_signals() -> None:
+    """While there is nothing to clean up, SIGINT, SIGTERM and SIGHUP end the process with the code of a stopped run."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        os.write(2, f"> *ERROR*: stopped by {signal.Signals(number).name}\n".encode())
+        os._exit(_INTERRUPTED)
+
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that would stop the run wait until this is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def open_standard_streams() -> None:
-    """Point closed standard descriptors at /dev/null, or the next socket would be taken for stderr."""
-    for fd in (0, 1, 2):
+    """Point closed standard descriptors at /dev/null, or the next socket would be taken for stderr.
+
+    What is said on a stderr that is closed goes nowhere; a catalogue for a stdout that is closed must not, so writing
+    there stays an error.
+    """
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
         except OSError:
             # The lowest free descriptor is the one that is missing.
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, mode)
             os.set_inheritable(fd, True)
+    # Python has none where the descriptor was closed: what is printed goes nowhere, but an attribute of it is an error.
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def tune_heap() -> bool:
@@ -57,12 +94,6 @@ def tune_heap() -> bool:
         return False
     values = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 64 << 10, _M_TRIM_THRESHOLD: 128 << 10, _M_TOP_PAD: 64 << 10}
     return bool(sum(mallopt(name, value) for name, value in values.items()) == len(values))
-
-
-def trim_heap() -> bool:
-    """Return the free pages inside the heap to the kernel; False under a C library that can't."""
-    malloc_trim = getattr(_libc, "malloc_trim", None)
-    return malloc_trim is not None and malloc_trim(0) == 1
 
 
 def disable_huge_pages() -> bool:

@@ -19,6 +19,9 @@ _MAGIC = 0x53585431
 # Pixels and rows go through the slab; whatever is larger than this has lost its way.
 MAX_PAYLOAD = 1 << 20
 
+# Read from a socket at a time; with its header as an object of Python it stays below what malloc maps by itself.
+RECEIVE_BYTES = 1 << 15
+
 # Types of frame.
 TASK, BROADCAST, REPLY, ERROR, HELLO = range(5)
 

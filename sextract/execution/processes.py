@@ -5,8 +5,9 @@ stay here until they are answered, so a dead worker costs nothing but its work: 
 forked only after the dead one is really gone (old and new together would pass the memory limit).
 
 * A task whose workers crash twice (SEGV, BUS, FPE, ABRT, ILL) is given back as ``died``.
-* A task whose workers are killed (SIGKILL, any other end) is retried; the third time it becomes a WorkerError.
+* A task whose workers are killed (SIGKILL, any other end) is retried; the fifth time it becomes a WorkerError.
 * Only the task being worked on is blamed, never the one waiting behind it.
+* A replacement that can't be forked just now is tried again, as long as others work.
 
 ``multiprocessing`` isn't used: its resource tracker and fork server cost 10 and 20 MiB, and its pools hang or break
 when a worker is killed.
@@ -15,6 +16,7 @@ when a worker is killed.
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import selectors
@@ -26,12 +28,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sextract.errors import WorkerError
-from sextract.execution.backend import TASKS_PER_WORKER, HandlerFactory, Result, Task
+from sextract.errors import LimitError, WorkerError
+from sextract.execution.backend import MORE_MEMORY, TASKS_PER_WORKER, HandlerFactory, Result, Task, ignore
 from sextract.execution.messages import (
     BROADCAST,
     ERROR,
     HELLO,
+    RECEIVE_BYTES,
     TASK,
     Frame,
     FrameReader,
@@ -45,10 +48,12 @@ from sextract.execution.template import EVENT, EXITED, FAILED, FORK, KILL, NO_TI
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGILL}
 # A second crash in the same task is the task's doing.
 _MAX_CRASHES = 2
-# Kills come from outside (out of memory, an operator); three in one task won't stop by themselves.
-_MAX_KILLS = 3
+# Kills come from outside (out of memory, an operator); so many in one task won't stop by themselves.
+_MAX_KILLS = 5
 # Losses for which no task is to blame, per worker, without a single answer in between.
 _MAX_LOST = 5
+# How long until a worker that couldn't be forked is tried again.
+_RETRY_SECONDS = 0.2
 # After this long an end is enforced.
 _CLOSE_SECONDS = 0.5
 
@@ -101,6 +106,7 @@ class ProcessBackend:
         if workers < 1:
             raise ValueError(f"{workers} workers")
         self.workers = workers
+        self.ended: Callable[[str], None] = ignore
         self._factory = handler_factory
         self._owner = os.getpid()
         self._closed = False
@@ -112,6 +118,9 @@ class ProcessBackend:
         self._outstanding = 0
         self._next = 0
         self._lost = 0
+        self._leaving: set[int] = set()
+        self._wanted: set[int] = set()
+        self._refused = 0
         self._selector = selectors.DefaultSelector()
         # Objects alive now are shared with the children until someone writes to them, and a collection would.
         self._froze = gc.get_freeze_count() == 0
@@ -150,7 +159,11 @@ class ProcessBackend:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break
+            if self._wanted:
+                left = _RETRY_SECONDS if left is None else min(left, _RETRY_SECONDS)
             self._poll(left)
+            while self._wanted:
+                self._request(FORK, self._wanted.pop())
         done, self._done = self._done, []
         return done
 
@@ -163,9 +176,37 @@ class ProcessBackend:
             if worker is not None:
                 self._send(worker, Frame(BROADCAST, kind, NO_TICKET, payload))
 
+    def resize(self, workers: int) -> None:
+        """See `Backend`."""
+        if self._outstanding:
+            raise ValueError(f"{self._outstanding} tasks are outstanding")
+        for worker in self._slots[workers:]:
+            if worker is not None:
+                self._leaving.add(worker.pid)
+                self._forget(worker)
+                self._request(KILL, worker.pid)
+        new = range(len(self._slots), workers)
+        del self._slots[workers:], self._bound[workers:]
+        self._slots += [None for _ in new]
+        self._bound += [deque() for _ in new]
+        self.workers = workers
+        while self._leaving:
+            self._control_event()
+        for slot in new:
+            self._request(FORK, slot)
+        while any(self._slots[slot] is None for slot in new):
+            self._control_event()
+
     def pids(self) -> list[int]:
         """See `Backend`: the template first, then the workers."""
-        return [] if self._closed else [self._template, *(worker.pid for worker in self._slots if worker is not None)]
+        return list(self.processes().values())
+
+    def processes(self) -> dict[str, int]:
+        """See `Backend`."""
+        if self._closed:
+            return {}
+        workers = {f"worker {worker.slot + 1}": worker.pid for worker in self._slots if worker is not None}
+        return {"template": self._template, **workers}
 
     def close(self) -> None:
         """See `Backend`."""
@@ -275,7 +316,7 @@ class ProcessBackend:
     def _receive(self, worker: _Worker) -> bool:
         """Read what is there; False if there is nothing (more)."""
         try:
-            data = worker.sock.recv(1 << 16)
+            data = worker.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return False
         except OSError:
@@ -309,7 +350,7 @@ class ProcessBackend:
         except OSError as exc:
             near.close()
             far.close()
-            raise WorkerError(f"can't start processes ({exc.strerror}): use fewer --workers") from exc
+            raise _no_process(exc.errno) from exc
         far.close()
         self._control = near
         self._selector.register(near, selectors.EVENT_READ, lambda mask: self._control_event())
@@ -318,6 +359,8 @@ class ProcessBackend:
                 self._request(FORK, slot)
             while self._slots[slot] is None:
                 self._control_event()
+                if self._wanted:
+                    raise _no_process(self._refused)
 
     def _request(self, request: int, value: int) -> None:
         with suppress(OSError):
@@ -334,15 +377,23 @@ class ProcessBackend:
             self._template_lost()
             return
         event, first, second = EVENT.unpack(data)
+        if event == STARTED and not fds:
+            # The kernel drops a descriptor for which there is no room here.
+            raise _no_process(errno.EMFILE)
         if event == STARTED:
             self._welcome(_Worker(first, second, socket.socket(fileno=fds[0])))
         elif event == EXITED:
+            self._leaving.discard(first)
             for worker in self._slots:
                 if worker is not None and worker.pid == first:
                     self._bury(worker, os.waitstatus_to_exitcode(second))
                     self._request(FORK, worker.slot)
         elif event == FAILED:
-            raise WorkerError(f"can't start a worker ({os.strerror(second)}): use fewer --workers")
+            self._wanted.add(first)
+            self._refused = second
+            self._lost += 1
+            if not any(self._slots) or self._lost > _MAX_LOST * self.workers:
+                raise _no_process(second)
 
     def _welcome(self, worker: _Worker) -> None:
         worker.sock.setblocking(False)
@@ -358,6 +409,9 @@ class ProcessBackend:
                 pass
         jobs = list(worker.jobs)
         self._forget(worker)
+        if code == LimitError.exit_code:
+            raise LimitError(f"a worker is out of memory; {MORE_MEMORY}")
+        self.ended(f"worker {worker.slot + 1} (process {worker.pid}) ended ({_end_text(code)}) and is replaced")
         if code is not None and worker.ready and jobs:
             if not self._judge(jobs[0], code):
                 del jobs[0]
@@ -379,7 +433,7 @@ class ProcessBackend:
         job.kills += 1
         if job.kills < _MAX_KILLS:
             return True
-        text = f"a task of kind {job.task.kind} was killed repeatedly ({_end_text(code)}; out of memory?)"
+        text = f"{_MAX_KILLS} workers were killed in the same task, one after the other ({_end_text(code)}; out of memory?)"
         self._finish(job, Result(job.ticket, error=WorkerError(f"{text}: lower --mem-limit or --workers")))
         return False
 
@@ -397,6 +451,7 @@ class ProcessBackend:
         if self._lost > _MAX_LOST:
             raise WorkerError("the process that starts workers is killed again and again (out of memory?)")
         self._reap_template()
+        self._leaving.clear()
         for worker in self._slots:
             if worker is not None:
                 self._await_end(worker)
@@ -424,6 +479,13 @@ class ProcessBackend:
                 elif time.monotonic() > deadline:
                     with suppress(ProcessLookupError):
                         os.kill(worker.pid, signal.SIGKILL)
+
+
+def _no_process(code: int | None) -> WorkerError:
+    """Why a process can't be made, in words."""
+    code = code or 0
+    why = {errno.EMFILE: ", ulimit -n", errno.EAGAIN: ", ulimit -u or the cgroup's pids.max"}.get(code, "")
+    return WorkerError(f"can't start a worker ({os.strerror(code)}{why}): use fewer --workers, or 0")
 
 
 def _end_text(code: int | None) -> str:

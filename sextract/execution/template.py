@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NoReturn
 
-from sextract.errors import SextractError, WorkerError
-from sextract.execution.backend import HandlerFactory, call
+from sextract.errors import LimitError, SextractError, WorkerError, out_of_memory
+from sextract.execution.backend import MORE_MEMORY, HandlerFactory, call
 from sextract.execution.environment import die_with_parent, tune_heap
-from sextract.execution.messages import BROADCAST, ERROR, HELLO, REPLY, Frame, FrameReader, pack, pack_error
+from sextract.execution.messages import BROADCAST, ERROR, HELLO, RECEIVE_BYTES, REPLY, Frame, FrameReader, pack, pack_error
 
 # Parent → template: fork a worker for this slot, or kill the one with this process id.
 REQUEST = struct.Struct("<ii")
@@ -83,6 +83,9 @@ def _run_child(body: Callable[[], None], ignored: Iterable[signal.Signals]) -> N
             faulthandler.disable()
         body()
         code = 0
+    except MemoryError:
+        # Nothing that would need more of it.
+        code = LimitError.exit_code
     except BaseException:
         with suppress(BaseException):
             traceback.print_exc()
@@ -155,23 +158,24 @@ class Template:
 
     def _start(self, slot: int) -> None:
         """Fork a worker and hand its socket to the parent."""
-        near, far = socket.socketpair()
         template = os.getpid()
+        try:
+            near, far = socket.socketpair()
+            with near, far:
 
-        def body() -> None:
-            for unused in (near, self._control, self._wake, self._woken):
-                unused.close()
-            die_with_parent(template)
-            serve(far, self._factory, slot)
+                def body() -> None:
+                    for unused in (near, self._control, self._wake, self._woken):
+                        unused.close()
+                    die_with_parent(template)
+                    serve(far, self._factory, slot)
 
-        with near, far:
-            try:
                 pid = fork(body, [signal.SIGINT, signal.SIGHUP])
-            except OSError as exc:
-                self._control.send(EVENT.pack(FAILED, slot, exc.errno or 0))
-                return
-            self._children.add(pid)
-            socket.send_fds(self._control, [EVENT.pack(STARTED, slot, pid)], [near.fileno()])
+                self._children.add(pid)
+                socket.send_fds(self._control, [EVENT.pack(STARTED, slot, pid)], [near.fileno()])
+        except (ConnectionResetError, BrokenPipeError):
+            raise
+        except OSError as exc:
+            self._control.send(EVENT.pack(FAILED, slot, exc.errno or 0))
 
     def _bury(self) -> None:
         """Report the children that have ended; all their memory is free by now."""
@@ -193,14 +197,17 @@ def serve(sock: socket.socket, handler_factory: HandlerFactory, slot: int) -> No
         answer = Frame(HELLO, 0, NO_TICKET, b"")
     except SextractError as exc:
         answer = Frame(ERROR, 0, NO_TICKET, pack_error(exc))
-    except Exception:
-        answer = Frame(ERROR, 0, NO_TICKET, pack_error(WorkerError(f"a worker can't start:\n{traceback.format_exc()}")))
+    except Exception as exc:
+        error: SextractError = WorkerError(f"a worker can't start:\n{traceback.format_exc()}")
+        if out_of_memory(exc):
+            error = LimitError(f"a worker can't start: out of memory ({exc}); {MORE_MEMORY}")
+        answer = Frame(ERROR, 0, NO_TICKET, pack_error(error))
     reader = FrameReader()
     # The parent is gone if writing fails; there is nobody to tell.
     with suppress(BrokenPipeError, ConnectionResetError):
         sock.sendall(pack(answer))
         while answer.type != ERROR or answer.ticket != NO_TICKET:
-            data = sock.recv(1 << 16)
+            data = sock.recv(RECEIVE_BYTES)
             if not data:
                 return
             for frame in reader.feed(data):

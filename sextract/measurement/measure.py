@@ -16,6 +16,7 @@ the same bits.  It does not know where pixels come from; that is ``stamps.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -108,6 +109,7 @@ class Measurement:
     needs: tuple[str, ...] = ()
     reach: Reach | None = None
     stage: str = "batch"
+    direct: bool = False
 
 
 MEASUREMENTS: Registry[Measurement] = Registry("measurement", "sextract.measurement")
@@ -120,6 +122,7 @@ def measurement(
     needs: Sequence[str] = (),
     reach: Reach | None = None,
     stage: str = "batch",
+    direct: bool = False,
 ) -> Callable[[Callable[[Batch], None]], Callable[[Batch], None]]:
     """Register a family.
 
@@ -136,10 +139,12 @@ def measurement(
         first.  Only speed depends on it.
     stage : str
         ``batch`` (sees pixels) or ``table`` (sees rows only).
+    direct : bool
+        It writes its columns where the rows lie (`Batch.place_of`): for values as large as stamps.
     """
 
     def register(run: Callable[[Batch], None]) -> Callable[[Batch], None]:
-        MEASUREMENTS.add(name, Measurement(name, tuple(columns), run, tuple(needs), reach, stage))
+        MEASUREMENTS.add(name, Measurement(name, tuple(columns), run, tuple(needs), reach, stage, direct))
         return run
 
     return register
@@ -166,6 +171,10 @@ class Batch:
     cutter : Cutter
     arena : float32 array
         Storage for stamps; how large it is changes nothing but speed.
+    values : mapping
+        Columns filled so far.
+    rows, place : arrays, optional
+        Rows of the catalogue, and which of them each source has.
     """
 
     sources: Array
@@ -175,6 +184,8 @@ class Batch:
     cutter: Cutter
     arena: NDArray[np.float32]
     values: dict[str, Array] = field(default_factory=dict)
+    rows: Array | None = None
+    place: NDArray[np.int64] | None = None
     _boxes: NDArray[np.int64] | None = None
     _offsets: NDArray[np.int64] | None = None
     _used: int = 0
@@ -195,6 +206,22 @@ class Batch:
     def scratch(self, shape: tuple[int, ...] = (), dtype: Any = np.float64) -> Array:
         """A zeroed array (n, *shape), one entry per source."""
         return np.zeros((len(self), *shape), dtype)
+
+    def place_of(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Where to write a column that is too large for an array of it: bytes, and where in them each source's value begins.
+
+        Without rows it becomes a column as others.
+        """
+        if self.rows is not None and self.place is not None:
+            dtype = self.rows.dtype
+            assert dtype.fields is not None
+            return self.rows.view(np.uint8).reshape(-1), self.place * dtype.itemsize + dtype.fields[name][1]
+        family = family_of(name)
+        assert family is not None
+        column = next(c for c in family.columns if c.name == name)
+        value = self[name] = np.empty((len(self), *self.dims.get(name, ())[::-1]), column.dtype)
+        one = value.dtype.itemsize * math.prod(value.shape[1:])
+        return value.reshape(-1).view(np.uint8), np.arange(len(self), dtype=np.int64) * one
 
     def stamp(self, i: int, half: float) -> tuple[NDArray[np.float32], int, int]:
         """Stamp of source `i` with that half-size about its barycentre, and its first row and column: the easy way."""

@@ -6,6 +6,7 @@ as bad in a stamp, and what a measurement makes of it, is not decided here.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,8 @@ class StampCutter(Cutter):
         Rows first_row <= y < final_row have masks, and these are final.
     masking : bool
         MASK_TYPE isn't NONE.
+    settle : callable, optional
+        Called when a single window has been cut: a giant's may have touched many pages of what lies on disk.
     """
 
     grid: TileGrid
@@ -89,6 +92,7 @@ class StampCutter(Cutter):
     first_row: int
     final_row: int
     masking: bool
+    settle: Callable[[], None] = lambda: None
 
     def pixels(self, box: Box, out: NDArray[np.float32]) -> None:
         """Pixels of a box without any mask."""
@@ -107,6 +111,7 @@ class StampCutter(Cutter):
             g, own = self.grid, self.own(source)
             masks = self.slab, self.runs, g.width, g.rows, g.columns, own, self._freed(box), self.mask
             _stamps.hide(out, box.y0, box.x0, *masks)
+            self.settle()
 
     def own(self, source: int) -> NDArray[Any]:
         """See `measure.Cutter`."""
@@ -130,5 +135,5 @@ class StampCutter(Cutter):
         """Freed pixels in the rows of a box; `freed` is sorted by row."""
         if not len(self.freed):
             return self.freed
-        a, b = np.searchsorted(self.freed["y"], (box.y0, box.y1))
-        return self.freed[a:b]
+        rows = self.freed["y"]
+        return self.freed[bisect_left(rows, box.y0) : bisect_left(rows, box.y1)]

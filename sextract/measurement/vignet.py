@@ -18,7 +18,7 @@ HALF = 0.49999
 COLUMNS = (Column("VIGNET", "f4", "count", "G12.7", "Pixel data around detection", "obs.image", vector="param"),)
 
 
-@measurement("vignet", columns=COLUMNS)
+@measurement("vignet", columns=COLUMNS, direct=True)
 def vignet(batch: Batch) -> None:
     """Fill VIGNET: float32 (n, h, w) for ``VIGNET(w,h)``, ADU; the barycentre is in pixel [h // 2, w // 2].
 
@@ -28,8 +28,8 @@ def vignet(batch: Batch) -> None:
     width, height = (*dims, 1, 1)[:2]
     s = batch.sources
     x, y = (s["x"] + HALF).astype(np.int64), (s["y"] + HALF).astype(np.int64)
-    out = np.full((len(batch), height, width), BAD, np.float32)
+    out, first = batch.place_of("VIGNET")
+    _vignet.clear(out, first, width * height, BAD)
     hx, hy = (np.full(len(batch), side / 2.0 + 1.0) for side in (width, height))
     for v in batch.windows(hx, hy):
-        _vignet.fold(v.pixels, v.index, v.main, v.rows, x - width // 2, y - height // 2, out)
-    batch["VIGNET"] = out.reshape(len(batch), *dims[::-1])
+        _vignet.fold(v.pixels, v.index, v.main, v.rows, x - width // 2, y - height // 2, width, height, out, first)

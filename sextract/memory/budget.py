@@ -47,6 +47,8 @@ class Budget:
         Parent, template and workers.
     heap_per_process, kernel_per_process : int
         Allowances, bytes.
+    base_rss : int
+        Where the sum of Rss is to keep the limit too: that sum without shared memory; else 0.
     """
 
     limit: int
@@ -54,6 +56,7 @@ class Budget:
     processes: int
     heap_per_process: int = HEAP_PER_PROCESS
     kernel_per_process: int = KERNEL_PER_PROCESS
+    base_rss: int = 0
 
     @property
     def fixed(self) -> int:
@@ -65,6 +68,15 @@ class Budget:
         """Capacity left for the slab, bytes, a multiple of the granule; 0 if there is none."""
         room = max(self.limit - self.fixed, 0)
         return room * PAGE_TABLE_SHARE // (PAGE_TABLE_SHARE + self.processes) // GRANULE * GRANULE
+
+    @property
+    def mappable(self) -> int:
+        """Bytes of the slab that processes may have mapped, added up over them, where the sum of Rss counts."""
+        return max(self.limit - self.base_rss - self.processes * self.heap_per_process, 0)
+
+    def holds(self, slab: int, mapped: int) -> bool:
+        """Whether there is room for a slab of that size, and for so much of it to be mapped, if that counts."""
+        return self.slab >= slab and (not self.base_rss or self.mappable >= mapped)
 
     def smallest_limit(self, slab: int) -> int:
         """The smallest limit (whole MiB) under which a slab of that capacity fits."""
@@ -95,6 +107,8 @@ class Budget:
         yield "heaps", self.processes * self.heap_per_process
         yield "kernel", self.processes * (self.kernel_per_process + slab // PAGE_TABLE_SHARE)
         yield "slab", slab
+        if self.base_rss:
+            yield "mapped", self.mappable
 
 
 @dataclass(slots=True)
@@ -135,6 +149,10 @@ class Ledger:
             raise ValueError(f"{name} gives back {nbytes} bytes of {account.now if account else 0}")
         account.now -= nbytes
         self.total -= nbytes
+
+    def account(self, name: str) -> Account:
+        """An account; empty if nothing was ever entered under that name."""
+        return self._accounts.get(name) or Account()
 
     def accounts(self) -> dict[str, Account]:
         """A copy of all accounts, largest peak first."""

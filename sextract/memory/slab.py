@@ -6,6 +6,8 @@ No lock is shared, nothing has a name, nothing is left behind after ``kill -9``.
 
 It keeps no tiles (``tiles.py``), writes nothing to disk (``spill.py``) and doesn't decide its own size (``budget.py``).
 
+What may lie on a disk if there is no room has a range of offsets behind the slab's (``overflow.py``).
+
 Pages are reserved when they are first handed out (a sparse file is a SIGBUS in waiting), after a look at the headroom
 of the memory cgroup (beyond it comes SIGKILL, no error), and recycled from then on; only ``shrink`` gives them back.
 
@@ -20,7 +22,7 @@ import math
 import mmap
 import os
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from numpy.typing import DTypeLike, NDArray
 from sextract.errors import LimitError
 from sextract.memory.budget import GRANULE, Ledger, size_text
 from sextract.memory.headroom import headroom
+from sextract.memory.overflow import open_overflow, overflow_bytes
 from sextract.records import BlockRef
 
 # A cache line, and the widest vector register.
@@ -43,6 +46,8 @@ _HEADROOM_SLACK = 1 << 20
 # Growth that may pass between two looks at the headroom, at most.
 _HEADROOM_STALE = 32 << 20
 _POISON = 0xFF
+# From linux/memfd.h; Python knows the first, or neither.
+_MFD_CLOEXEC, _MFD_NOEXEC_SEAL = 0x0001, 0x0008
 
 
 class SlabFull(LimitError):
@@ -70,15 +75,46 @@ def _footprint(nbytes: int) -> int:
     return _round_up(max(nbytes, 1), _PAGE if nbytes >= _LARGE else _ALIGN)
 
 
-def _memfd() -> int:
+def _memfd(flags: int = _MFD_CLOEXEC | _MFD_NOEXEC_SEAL) -> int:
     """An anonymous file in memory, closed on exec."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("sextract")
-    # A Python that was built against an old C library (conda's) lacks what the system has.
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = int(libc.memfd_create(b"sextract", 1))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create("sextract", flags)
+        # A Python that was built against an old C library (conda's) lacks what the system has.
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = int(libc.memfd_create(b"sextract", flags)) if hasattr(libc, "memfd_create") else -1
+        if fd < 0:
+            raise OSError(ctypes.get_errno() or errno.ENOSYS, os.strerror(ctypes.get_errno() or errno.ENOSYS))
+        return fd
+    except OSError as exc:
+        # Kernels before 6.3 don't know the second flag, later ones may ask for it.
+        if exc.errno == errno.EINVAL and flags & _MFD_NOEXEC_SEAL:
+            return _memfd(_MFD_CLOEXEC)
+        raise
+
+
+def _anonymous_file(nbytes: int) -> int:
+    """A memfd; in a sandbox that forbids those, a file without a name in /dev/shm, if that has room for `nbytes`.
+
+    Raises
+    ------
+    LimitError
+    """
+    try:
+        return _memfd()
+    except OSError as exc:
+        why = f"memfd_create: {exc.strerror}"
+    try:
+        fd = os.open("/dev/shm", os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise LimitError(f"can't make a buffer in memory ({why}; /dev/shm: {exc.strerror})") from exc
+    room = os.fstatvfs(fd)
+    free = room.f_bavail * room.f_frsize
+    if free < nbytes:
+        os.close(fd)
+        raise LimitError(
+            f"can't make a buffer in memory ({why}), and /dev/shm has room for {free >> 20} MiB: lower --mem-limit to that"
+        )
     return fd
 
 
@@ -91,6 +127,20 @@ class Slab:
         Size of the mapping, rounded down to whole granules (64 KiB).  Address space, not memory.
     headroom : callable, optional
         ``() -> (bytes, what)``: how much more the machine would let us hold.
+    scratch_dir : str or None
+        Folder of what outgrows the slab (``""``: found by itself); None for a slab without.
+
+    Attributes
+    ----------
+    extent : int
+        Length of the range of offsets, overflow included.
+    low : int
+        Offsets below it are for blocks that may lie there (``alloc(..., low=True)``): tiles, which can be given up, and the
+        one large block that needs them to be.
+    capacity, ceiling : int
+        Bytes that may be lent at all, and for now.
+    scattered : int
+        Largest request so far for which enough bytes were free, but not in one piece.
 
     Raises
     ------
@@ -100,11 +150,17 @@ class Slab:
     Notes
     -----
     Invariants: blocks in use and free extents tile ``[0, capacity)`` without overlap; no two free extents touch; each
-    page of a block in use is reserved; ``used`` is the sum of the blocks.  Large blocks take the smallest extent that
-    fits, from its start; small ones the highest, from its end, so that they don't cut the gaps that tiles leave.
+    page of a block in use is reserved; ``used`` is the sum of the blocks.  Tiles take the smallest extent that fits, from its
+    start; others the highest, from its end, so that they don't cut the gaps that tiles leave.
     """
 
-    def __init__(self, capacity_bytes: int, *, headroom: Callable[[], tuple[int, str]] = headroom) -> None:
+    def __init__(
+        self,
+        capacity_bytes: int,
+        *,
+        headroom: Callable[[], tuple[int, str]] = headroom,
+        scratch_dir: str | None = None,
+    ) -> None:
         self.capacity = capacity_bytes // GRANULE * GRANULE
         if self.capacity <= 0:
             raise LimitError(f"no memory is left for buffers ({capacity_bytes} bytes): raise --mem-limit")
@@ -112,29 +168,41 @@ class Slab:
         self._headroom = headroom
         self._unchecked = 0
         self._poison = os.environ.get("SEXTRACT_DEBUG_POISON", "") == "1"
+        self.overflow = None if scratch_dir is None else open_overflow(scratch_dir, self.capacity)
+        behind = overflow_bytes(self.capacity) if self.overflow is not None else 0
+        self.extent = self.capacity + behind
+        self._fd = _anonymous_file(self.capacity)
         try:
-            self._fd = _memfd()
-        except OSError as exc:
-            raise LimitError(f"can't make a buffer in memory ({exc.strerror}): lower --mem-limit") from exc
-        try:
-            os.ftruncate(self._fd, self.capacity)
-            self._map = mmap.mmap(self._fd, self.capacity)
+            # As long as the mapping, though nothing of it is ever used behind the capacity.
+            os.ftruncate(self._fd, self.extent)
+            self._map = mmap.mmap(self._fd, self.extent)
+            if self.overflow is not None:
+                start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+                self.overflow.attach(start + self.capacity, behind)
         except OSError as exc:
             os.close(self._fd)
-            raise LimitError(
-                f"can't map {size_text(self.capacity)} of buffers ({exc.strerror}): lower --mem-limit"
-            ) from exc
+            # The largest file allowed holds for nameless ones in memory, too.
+            why = f"{exc.strerror}; ulimit -f" if exc.errno == errno.EFBIG else f"{exc.strerror}; ulimit -v"
+            raise LimitError(f"can't map {size_text(self.capacity)} of buffers ({why}): lower --mem-limit") from exc
         # A crashed worker's core holds its own state, not the image.
         self._map.madvise(mmap.MADV_DONTDUMP)
         self.ledger = Ledger(self.capacity)
         self.ceiling = self.capacity
+        self.low = 0
+        self.scattered = 0
         self._backed = bytearray(self.capacity // GRANULE)
         self._blocks: dict[int, tuple[int, int, str]] = {}  # offset → bytes asked for, bytes taken, owner
         self._sizes: dict[int, int] = {0: self.capacity}  # free extents: offset → bytes
+        self._ends: dict[int, int] = {self.capacity: 0}  # the same: end → offset
         self._by_offset: list[int] = [0]
         self._by_size: list[tuple[int, int]] = [(self.capacity, 0)]
 
     # What there is
+
+    @property
+    def fd(self) -> int:
+        """Descriptor of its file; -1 once it is closed."""
+        return self._fd
 
     @property
     def used(self) -> int:
@@ -155,27 +223,50 @@ class Slab:
         """Length of the largest free extent, bytes."""
         return self._by_size[-1][0] if self._by_size else 0
 
-    def fits(self, nbytes: int) -> bool:
+    def fits(self, nbytes: int, low: bool = False) -> bool:
         """Whether ``alloc(nbytes)`` would find a place."""
-        return self._find(nbytes) is not None
+        return self._find(nbytes, low) is not None
 
-    def would_fit(self, nbytes: int, without: Iterable[BlockRef]) -> bool:
-        """Whether ``alloc(nbytes)`` would find a place if those blocks were free."""
-        if self.fits(nbytes):
+    def would_fit(self, nbytes: int, without: Iterable[BlockRef], low: bool = False) -> bool:
+        """Whether ``alloc(nbytes)`` would find a place if those blocks were free; see ``scattered``."""
+        if self.fits(nbytes, low):
             return True
         taken, step = _footprint(nbytes), _PAGE if nbytes >= _LARGE else _ALIGN
-        blocks = [(ref.offset, self._entry(ref)[0]) for ref in without]
+        blocks = sorted((ref.offset, self._entry(ref)[0]) for ref in without)
         if self.used - sum(size for _, size in blocks) + taken > self.ceiling:
             return False
-        extents = sorted([*self._sizes.items(), *blocks])
-        start = end = 0
-        for offset, size in extents:
-            if offset != end:
-                start = offset
-            end = offset + size
-            if _round_up(start, step) + taken <= end:
-                return True
+        floor = 0 if low else self.low
+        if any(_round_up(max(start, floor), step) + taken <= end for start, end in self._joined(blocks)):
+            return True
+        self.scattered = max(self.scattered, nbytes)
         return False
+
+    def fragmentation(self, nbytes: int, without: Iterable[BlockRef] = ()) -> float:
+        """Fraction of the free bytes that blocks of one size can't use.
+
+        Parameters
+        ----------
+        nbytes : int
+            Size of the blocks, at least 64 KiB.
+        without : iterable of BlockRef
+            Blocks that count as free: tiles that could be evicted.
+
+        Returns
+        -------
+        float
+            0 if all free bytes could be lent in such blocks, but for less than one block; 1 if none could.
+        """
+        taken = _footprint(nbytes)
+        blocks = sorted((ref.offset, self._entry(ref)[0]) for ref in without)
+        beside = {start + size for start, size in blocks} | {start for start, _ in blocks}
+        alone = [
+            (offset, offset + size)
+            for offset, size in self._sizes.items()
+            if offset not in beside and offset + size not in beside
+        ]
+        free = self.capacity - self.used + sum(size for _, size in blocks)
+        places = sum((end - _round_up(start, _PAGE)) // taken for start, end in [*alone, *self._joined(blocks)])
+        return 1 - places / (free // taken) if free >= taken else 0.0
 
     def free_extents(self) -> list[BlockRef]:
         """All free extents, by offset."""
@@ -183,7 +274,7 @@ class Slab:
 
     # Lending
 
-    def alloc(self, nbytes: int, owner: str) -> BlockRef:
+    def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """Lend a block; its content is undefined.
 
         Parameters
@@ -191,6 +282,8 @@ class Slab:
         nbytes : int
         owner : str
             Account of the ledger it is entered under.
+        low : bool
+            It may lie below ``low``.
 
         Returns
         -------
@@ -205,7 +298,7 @@ class Slab:
             If the machine has less memory left than the limit promised.
         """
         self._check_owner()
-        place = self._find(nbytes)
+        place = self._find(nbytes, low)
         if place is None:
             raise SlabFull(nbytes, self.free_bytes, self.largest_free())
         extent, start = place
@@ -219,9 +312,17 @@ class Slab:
         self._mark(start, taken)
         return BlockRef(start, nbytes)
 
+    def alloc_behind(self, nbytes: int) -> BlockRef | None:
+        """A block that may lie on a disk; None if there is no such place."""
+        self._check_owner()
+        return None if self.overflow is None else self.overflow.alloc(nbytes)
+
     def free(self, ref: BlockRef) -> None:
         """Take a block back; ValueError if it isn't lent out (any more)."""
         self._check_owner()
+        if self.overflow is not None and ref in self.overflow:
+            self.overflow.free(ref)
+            return
         taken, owner = self._entry(ref)
         del self._blocks[ref.offset]
         self.ledger.refund(owner, taken)
@@ -277,6 +378,10 @@ class Slab:
         self.shrink()
         return lowered
 
+    def raise_ceiling(self, nbytes: int) -> None:
+        """Lend `nbytes` more again."""
+        self.ceiling = min(self.ceiling + nbytes, self.capacity)
+
     def shrink(self) -> int:
         """Give the memory of free extents back to the kernel; the number of bytes given."""
         self._check_owner()
@@ -311,17 +416,38 @@ class Slab:
         """Writable bytes of the slab."""
         return memoryview(self._map)[offset : offset + nbytes]
 
+    def unmap(self, *kept: BlockRef) -> None:
+        """Take the pages out of this process's map, but those of blocks that begin on a page; they keep what is in them.
+
+        A page comes back when it is touched, so this may be done at any time, in any process; it counts in no Rss until then.
+        """
+        start = 0
+        for ref in sorted(kept):
+            if ref.offset > start:
+                self._map.madvise(mmap.MADV_DONTNEED, start, ref.offset - start)
+            start = ref.offset + _round_up(ref.nbytes, _PAGE)
+        if start < self.capacity:
+            self._map.madvise(mmap.MADV_DONTNEED, start, self.capacity - start)
+
     def close(self) -> None:
         """Drop the mapping and its memory; views that live keep both until they go."""
         if self._fd < 0:
             return
         os.close(self._fd)
         self._fd = -1
+        if self.overflow is not None:
+            self.overflow.close()
         try:
             self._map.close()
         except BufferError:
             # Views are left; the mapping goes with the last of them, or with the process.
             return
+
+    def empty(self) -> None:
+        """Give all memory back, whatever is lent out, closed or not; who still has a view may not look at it any more."""
+        self._check_owner()
+        if not self._map.closed:
+            self._punch(0, len(self._backed))
 
     # Inside
 
@@ -336,32 +462,52 @@ class Slab:
             raise ValueError(f"{ref} isn't lent out")
         return taken, owner
 
-    def _find(self, nbytes: int) -> tuple[int, int] | None:
+    def _joined(self, blocks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Start and end of what would be free if blocks, sorted pairs of offset and length, were, with what is beside them."""
+        start = end = -1
+        for offset, size in blocks:
+            before = self._ends.get(offset, offset)
+            if before > end or end < 0:
+                if end >= 0:
+                    yield start, end
+                start = before
+            end = offset + size
+            end += self._sizes.get(end, 0)
+        if end >= 0:
+            yield start, end
+
+    def _find(self, nbytes: int, low: bool) -> tuple[int, int] | None:
         """Extent and start of the place for a block."""
         if nbytes < 0:
             raise ValueError(f"a block of {nbytes} bytes")
         taken = _footprint(nbytes)
         if self.used + taken > self.ceiling:
             return None
-        if nbytes < _LARGE:
-            for extent in reversed(self._by_offset):
-                if self._sizes[extent] >= taken:
-                    return extent, extent + self._sizes[extent] - taken
+        if low:
+            for size, extent in self._by_size[bisect_left(self._by_size, (taken, 0)) :]:
+                start = _round_up(extent, _PAGE)
+                if start + taken <= extent + size:
+                    return extent, start
             return None
-        for size, extent in self._by_size[bisect_left(self._by_size, (taken, 0)) :]:
-            start = _round_up(extent, _PAGE)
-            if start + taken <= extent + size:
+        step = _PAGE if nbytes >= _LARGE else _ALIGN
+        for extent in reversed(self._by_offset):
+            start = (extent + self._sizes[extent] - taken) // step * step
+            if start < self.low:
+                return None
+            if start >= extent:
                 return extent, start
         return None
 
     def _insert_extent(self, offset: int, size: int) -> None:
         if size > 0:
             self._sizes[offset] = size
+            self._ends[offset + size] = offset
             insort(self._by_offset, offset)
             insort(self._by_size, (size, offset))
 
     def _remove_extent(self, offset: int) -> int:
         size = self._sizes.pop(offset)
+        del self._ends[offset + size]
         del self._by_offset[bisect_left(self._by_offset, offset)]
         del self._by_size[bisect_left(self._by_size, (size, offset))]
         return size
@@ -371,13 +517,16 @@ class Slab:
         after = offset + size
         if after in self._sizes:
             size += self._remove_extent(after)
-        i = bisect_left(self._by_offset, offset)
-        if i > 0:
-            before = self._by_offset[i - 1]
-            if before + self._sizes[before] == offset:
-                size += self._remove_extent(before)
-                offset = before
+        if offset in self._ends:
+            offset = self._ends[offset]
+            size += self._remove_extent(offset)
         self._insert_extent(offset, size)
+        self._trim()
+
+    def _trim(self, coming: int = 0) -> None:
+        """Under a lowered ceiling free extents don't keep pages beyond it, with as many granules as are coming."""
+        if self.ceiling < self.capacity and (self._backed.count(1) + coming) * GRANULE > self.ceiling:
+            self.shrink()
 
     def _mark(self, offset: int, size: int) -> None:
         if self._poison:
@@ -386,11 +535,7 @@ class Slab:
     def _back(self, offset: int, size: int) -> None:
         """Reserve the granules of an extent that aren't."""
         end = -(-(offset + size) // GRANULE)
-        if self.ceiling < self.capacity:
-            missing = self._backed.count(0, offset // GRANULE, end)
-            if (self._backed.count(1) + missing) * GRANULE > self.ceiling:
-                # Under a lowered ceiling free extents mustn't keep pages that this one needs.
-                self.shrink()
+        self._trim(self._backed.count(0, offset // GRANULE, end))
         first = self._backed.find(0, offset // GRANULE, end)
         while first >= 0:
             last = self._backed.find(1, first, end)

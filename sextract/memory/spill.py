@@ -6,7 +6,6 @@ appends, all may read.  It decides nothing about what goes there, and image tile
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import Any
 
@@ -56,7 +55,7 @@ def scratch_folder(chosen: str = "") -> str:
     )
 
 
-def _open_unlinked(folder: str) -> int:
+def open_unlinked(folder: str) -> int:
     """A file without a name."""
     try:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -67,6 +66,14 @@ def _open_unlinked(folder: str) -> int:
         fd, path = tempfile.mkstemp(prefix="sextract-", dir=folder)
         os.unlink(path)
         return fd
+
+
+def explain_scratch(exc: OSError, folder: str, nbytes: int) -> OutputError:
+    """A failed write of scratch as an error for the user."""
+    return OutputError(
+        f"can't write {nbytes} bytes of scratch in {folder} ({exc.strerror}): free some space, "
+        f"name another folder with --scratch, or raise --mem-limit"
+    )
 
 
 class Spill:
@@ -86,10 +93,10 @@ class Spill:
     def __init__(self, folder: str = "") -> None:
         self._folder = scratch_folder(folder)
         try:
-            self._fd = _open_unlinked(self._folder)
+            self._fd = open_unlinked(self._folder)
         except OSError as exc:
             raise OutputError(f"can't make a scratch file in {self._folder} (--scratch): {exc.strerror}") from exc
-        self._behind = WriteBehind(self._fd)
+        self._behind = WriteBehind()
         self._end = 0
         self.peak = 0
 
@@ -119,21 +126,22 @@ class Spill:
             try:
                 while done < view.nbytes:
                     done += os.pwrite(self._fd, view[done:], offset + done)
+                self._behind.written(self._fd, offset, offset + done, done)
             except OSError as exc:
-                if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-                    raise
-                raise OutputError(
-                    f"can't write {view.nbytes} bytes of scratch in {self._folder} ({exc.strerror}): free some space, "
-                    f"name another folder with --scratch, or raise --mem-limit"
-                ) from exc
-            self._behind.wrote(offset, view.nbytes)
+                raise explain_scratch(exc, self._folder, view.nbytes) from exc
 
     def get(self, offset: int, nbytes: int, out: Bytes) -> None:
         """Read bytes back into `out` (at least `nbytes` long); any process."""
         with _as_bytes(out) as whole, whole[:nbytes] as view:
             done = 0
             while done < nbytes:
-                got = os.preadv(self._fd, [view[done:]], offset + done)
+                try:
+                    got = os.preadv(self._fd, [view[done:]], offset + done)
+                except OSError as exc:
+                    raise OutputError(
+                        f"can't read {nbytes} bytes of scratch in {self._folder} ({exc.strerror}): name another folder "
+                        f"with --scratch"
+                    ) from exc
                 if got == 0:
                     raise ValueError(f"scratch bytes {offset}..{offset + nbytes} were never written")
                 done += got
@@ -142,7 +150,7 @@ class Spill:
     def clear(self) -> None:
         """Forget everything, between two images; nobody may read old offsets any more."""
         os.ftruncate(self._fd, 0)
-        self._behind = WriteBehind(self._fd)
+        self._behind = WriteBehind()
         self._end = 0
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class TileManager:
 
     Invariants: a key is held at most once; a tile that is reserved or pinned is never evicted, moved or freed; a doomed
     tile (discarded while pinned) is out of the table and freed by its last reader; a block belongs to one tile; nothing
-    is evicted for a request that can't be met.
+    is evicted for a request that can't be met; ``idle_bytes`` is the sum of what could be evicted.
     """
 
     def __init__(self, slab: Slab, owner: str = "tiles") -> None:
@@ -53,6 +53,7 @@ class TileManager:
         self._tiles: OrderedDict[TileKey, _Tile] = OrderedDict()
         self._leases: set[Lease] = set()
         self.evictions = 0
+        self.idle_bytes = 0
 
     def __contains__(self, key: TileKey) -> bool:
         tile = self._tiles.get(key)
@@ -65,6 +66,11 @@ class TileManager:
     def __len__(self) -> int:
         return len(self._tiles)
 
+    @property
+    def used(self) -> int:
+        """Bytes of the slab that tiles take."""
+        return self._slab.ledger.account(self._owner).now
+
     def reserve(self, key: TileKey, nbytes: int) -> BlockRef:
         """A block for a tile about to be filled, at the expense of older tiles.
 
@@ -75,15 +81,15 @@ class TileManager:
         """
         if key in self._tiles:
             raise ValueError(f"tile {key} is held already")
-        ref = self.alloc(nbytes, self._owner)
+        ref = self.alloc(nbytes, self._owner, low=True)
         self._tiles[key] = _Tile(ref)
         return ref
 
-    def alloc(self, nbytes: int, owner: str) -> BlockRef:
+    def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything else, at the expense of older tiles; whoever gets it frees it in the slab."""
-        if not self.make_room(nbytes):
+        if not self.make_room(nbytes, low):
             raise SlabFull(nbytes, self._slab.free_bytes, self._slab.largest_free())
-        return self._slab.alloc(nbytes, owner)
+        return self._slab.alloc(nbytes, owner, low)
 
     def seal(self, key: TileKey) -> None:
         """The tile is complete; readers may have it, nobody writes it any more."""
@@ -91,12 +97,14 @@ class TileManager:
         if tile.sealed:
             raise ValueError(f"tile {key} is sealed already")
         tile.sealed = True
+        self.idle_bytes += tile.ref.nbytes
         self._tiles.move_to_end(key)
 
     def pin(self, keys: Iterable[TileKey]) -> Lease:
         """Hold those of `keys` that are there and sealed, and make them the most recently used."""
         found = {key: tile for key in keys if (tile := self._tiles.get(key)) is not None and tile.sealed}
         for key, tile in found.items():
+            self.idle_bytes -= tile.ref.nbytes if tile.idle else 0
             tile.pins += 1
             self._tiles.move_to_end(key)
         lease = Lease({key: tile.ref for key, tile in found.items()}, tuple(found.values()))
@@ -112,6 +120,8 @@ class TileManager:
             tile.pins -= 1
             if tile.doomed and tile.pins == 0:
                 self._slab.free(tile.ref)
+            elif tile.idle:
+                self.idle_bytes += tile.ref.nbytes
 
     def discard(self, key: TileKey) -> None:
         """Forget a tile, sealed or not, if it is held; its block is freed when its last reader is done.
@@ -121,10 +131,16 @@ class TileManager:
         tile = self._tiles.pop(key, None)
         if tile is None:
             return
+        self.idle_bytes -= tile.ref.nbytes if tile.idle else 0
         if tile.pins:
             tile.doomed = True
         else:
             self._slab.free(tile.ref)
+
+    def clear(self) -> None:
+        """Forget all tiles; nobody may read or write one."""
+        for key in list(self._tiles):
+            self.discard(key)
 
     def evict(self, nbytes: int) -> int:
         """Forget idle tiles, least recently used first, until that many bytes are free of them; how many were."""
@@ -132,26 +148,28 @@ class TileManager:
         for key in [key for key, tile in self._tiles.items() if tile.idle]:
             if freed >= nbytes:
                 break
-            ref = self._tiles.pop(key).ref
-            self._slab.free(ref)
-            self.evictions += 1
-            freed += ref.nbytes
+            freed += self._forget(key)
         return freed
 
-    def make_room(self, nbytes: int) -> bool:
+    def make_room(self, nbytes: int, low: bool = False) -> bool:
         """Evict idle tiles, least recently used first, until `nbytes` fit; False, and none evicted, if they can't."""
-        if self._slab.fits(nbytes):
+        if self._slab.fits(nbytes, low):
             return True
-        if not self._could_fit(nbytes):
+        # Tiles wholly where the block mustn't lie are of no use to it.
+        floor = 0 if low else self._slab.low
+        idle = [key for key, tile in self._tiles.items() if tile.idle and tile.ref.offset + tile.ref.nbytes > floor]
+        if not self._slab.would_fit(nbytes, [self._tiles[key].ref for key in idle], low):
             return False
-        for key in [key for key, tile in self._tiles.items() if tile.idle]:
-            self._slab.free(self._tiles.pop(key).ref)
-            self.evictions += 1
-            if self._slab.fits(nbytes):
+        for key in idle:
+            self._forget(key)
+            if self._slab.fits(nbytes, low):
                 return True
-        return self._slab.fits(nbytes)
+        return self._slab.fits(nbytes, low)
 
-    def _could_fit(self, nbytes: int) -> bool:
-        """Whether a block would fit with every idle tile gone."""
-        idle = [tile.ref for tile in self._tiles.values() if tile.idle]
-        return self._slab.would_fit(nbytes, idle)
+    def _forget(self, key: TileKey) -> int:
+        """Evict an idle tile; its bytes."""
+        ref = self._tiles.pop(key).ref
+        self._slab.free(ref)
+        self.evictions += 1
+        self.idle_bytes -= ref.nbytes
+        return ref.nbytes

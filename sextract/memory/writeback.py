@@ -1,80 +1,113 @@
-"""Keeps what a writer leaves in the page cache small: starts writing early, waits for what is old, drops what is done.
+"""Keeps what writers leave in the page cache small: starts writing early, waits for what is old, drops what is done.
 
-Dirty pages count against a memory cgroup and can't be dropped, so a fast writer can get its own run killed.  It serves
-the spill file; catalogues and check-images, which are written in scattered ranges, have ``catalogue/output.py``.
+Dirty pages count against a memory cgroup and can't be dropped, so a fast writer can get its own run killed.  It serves the
+scratch file, catalogues and check-images; it writes nothing itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
-from collections import deque
 
-# Two pieces may be dirty or on their way per file.
-_PIECE = 4 << 20
-_PENDING = 2
+# Written bytes that may wait for the disk, per file and process: two such pieces are in flight.
+WRITE_BEHIND_BYTES = 1 << 20
+
+# The same where writes leave gaps: neighbours should have time to complete a page before it goes to the disk.
+SCATTERED_BYTES = 8 << 20
+
+# What sync_file_range says of files that have nothing to sync: pipes, devices, some file systems.
+_NOT_SYNCABLE = frozenset({errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
 
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+_sync_file_range = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
 if _sync_file_range is not None:
     _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 def _sync(fd: int, offset: int, nbytes: int, wait: bool) -> None:
-    """Start writing a range of a file, or wait until it is written; quietly nothing where a file system can't."""
-    if _sync_file_range is not None:
-        _sync_file_range(fd, offset, nbytes, (_WAIT_BEFORE | _WRITE | _WAIT_AFTER) if wait else _WRITE)
-    elif wait:
-        os.fdatasync(fd)
+    """Start to write a range of a file (0 bytes: to the end) to the disk, or wait until it is there; OSError."""
+    if _sync_file_range is None:
+        if wait:
+            os.fdatasync(fd)
+    elif _sync_file_range(fd, offset, nbytes, (_WAIT_BEFORE | _WRITE | _WAIT_AFTER) if wait else _WRITE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def drop(fd: int, offset: int, nbytes: int) -> None:
-    """Drop clean pages of a range from the page cache."""
+def start_writing(fd: int, offset: int, nbytes: int) -> None:
+    """Have the kernel begin to write what is dirty in a range; OSError if the disk is full or fails."""
     try:
+        _sync(fd, offset, nbytes, wait=False)
+    except OSError as exc:
+        if exc.errno not in _NOT_SYNCABLE:
+            raise
+
+
+def drop(fd: int, offset: int = 0, nbytes: int = 0) -> None:
+    """Drop clean pages of a range (0 bytes: to the end) from the page cache."""
+    # Not a file that has pages, a pipe say: then there is nothing to drop.
+    with contextlib.suppress(OSError):
         os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_DONTNEED)
-    except OSError:
-        # Not a file that has pages, a pipe say: then there is nothing to drop.
-        return
 
 
 class WriteBehind:
-    """Told of each write to a file, it bounds the file's dirty pages to some MiB.
+    """Keeps at most about two pieces of written data of one descriptor off the disk.
 
-    Parameters
+    Ranges may come in any order; a piece is the span of what came since the last one.  Where it was written without
+    gaps it leaves the page cache as well; where it wasn't, neighbours may still complete its pages, and dropping them
+    would mean reading them back.
+
+    Attributes
     ----------
-    fd : int
-        The file; it must stay open.
+    off : bool
+        The file has nothing to sync: a pipe, a device.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._start = self._end = 0
-        self._pending: deque[tuple[int, int]] = deque()
+    __slots__ = ("_first", "_last", "_pending", "_previous", "off")
 
-    def wrote(self, offset: int, nbytes: int) -> None:
-        """`nbytes` were written at `offset`."""
-        if offset != self._end:
-            self._submit()
-            self._start = offset
-        self._end = offset + nbytes
-        if self._end - self._start >= _PIECE:
-            self._submit()
+    def __init__(self) -> None:
+        self._first = 0
+        self._last = 0
+        self._pending = 0
+        self._previous: tuple[int, int, bool] | None = None
+        self.off = False
 
-    def finish(self) -> None:
-        """Write and drop all that is left."""
-        self._submit()
-        self._settle(0)
+    def written(self, fd: int, offset: int, last: int, nbytes: int) -> None:
+        """`nbytes` within ``offset <= position < last`` were written; waits for the disk if too many are pending.
 
-    def _submit(self) -> None:
-        if self._end > self._start:
-            _sync(self._fd, self._start, self._end - self._start, wait=False)
-            self._pending.append((self._start, self._end - self._start))
-            self._settle(_PENDING)
-        self._start = self._end
+        Raises
+        ------
+        OSError
+            What the disk said of these or of earlier bytes.
+        """
+        if self.off:
+            return
+        self._first = offset if not self._pending else min(self._first, offset)
+        self._last = max(self._last, last) if self._pending else last
+        self._pending += nbytes
+        length = self._last - self._first
+        dense = length <= self._pending
+        if self._pending < (WRITE_BEHIND_BYTES if dense else SCATTERED_BYTES):
+            return
+        self._pending = 0
+        if self._synced(fd, self._first, length, wait=False) and self._previous is not None:
+            first, nbytes, whole = self._previous
+            if self._synced(fd, first, nbytes, wait=True) and whole:
+                drop(fd, first, nbytes)
+        self._previous = (self._first, length, dense)
 
-    def _settle(self, keep: int) -> None:
-        while len(self._pending) > keep:
-            offset, nbytes = self._pending.popleft()
-            _sync(self._fd, offset, nbytes, wait=True)
-            drop(self._fd, offset, nbytes)
+    def settle(self, fd: int, offset: int = 0, nbytes: int = 0) -> None:
+        """Wait until a range (0 bytes: to the end) is on the disk and drop it from the page cache; OSError."""
+        if not self.off and self._synced(fd, offset, nbytes, wait=True):
+            drop(fd, offset, nbytes)
+
+    def _synced(self, fd: int, offset: int, nbytes: int, wait: bool) -> bool:
+        try:
+            _sync(fd, offset, nbytes, wait)
+        except OSError as exc:
+            if exc.errno not in _NOT_SYNCABLE:
+                raise
+            self.off = True
+        return not self.off

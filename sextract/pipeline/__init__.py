@@ -6,7 +6,6 @@ extensions in turn, and leaves either all outputs or none.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +15,9 @@ from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.settings import Settings
+from sextract.errors import WorkerError
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
+from sextract.execution.environment import uninterrupted
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
 from sextract.measurement.sky import lacks_celestial
@@ -24,13 +25,15 @@ from sextract.memory.budget import size_text
 from sextract.memory.codepages import drop_code_pages
 from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab
+from sextract.memory.timeline import Recorder
 from sextract.pipeline.estimate import Estimate, estimate
 from sextract.pipeline.extraction import Extraction
 from sextract.pipeline.facts import MemoryOutputs, memory_outputs, outcome, run_facts
-from sextract.pipeline.layout import Fit, Layout, fit, try_fit, uses_sky
+from sextract.pipeline.layout import Base, Fit, Layout, fit, try_fit, uses_sky
 from sextract.pipeline.plan import Run, families, output_columns
 from sextract.pipeline.stages import Kind, Plan, Stages
-from sextract.reading.source import ImageInfo, open_images
+from sextract.reading.source import ImageInfo, ImageSource, open_images
+from sextract.report.files import open_reports
 
 __all__ = ["Estimate", "Summary", "estimate", "run"]
 
@@ -46,6 +49,8 @@ class Summary:
     seconds, mpixel_per_s : float
     peak_bytes, limit_bytes : int
         Of all processes together.
+    rss_bytes : int
+        Largest sum of Rss.
     workers : int
     outputs : tuple of str
         Files written.
@@ -57,6 +62,7 @@ class Summary:
     mpixel_per_s: float
     peak_bytes: int
     limit_bytes: int
+    rss_bytes: int
     workers: int
     outputs: tuple[str, ...]
 
@@ -76,14 +82,38 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
     SextractError
         One of its kinds; nothing is left behind then.
     """
-    started = time.monotonic()
     plan = families(settings)
     images = open_images(image, scratch_dir=settings.resources.scratch_dir)
     infos = [image.info for image in images]
     in_memory = memory_outputs(settings, infos)
-    limit, asked = settings.resources.mem_limit_bytes, settings.resources.workers
-    planned = fit(limit - in_memory.nbytes, asked, infos, settings, plan)
+    planned = fit(settings.resources.mem_limit_bytes - in_memory.nbytes, settings.resources.workers, infos, settings, plan)
     _warn(infos, plan, in_memory, reporter)
+    # A drawing is made last of all, when the memory of the run is free again.
+    with open_reports(settings.resources) as reports, ExitStack() as stack:
+        # Without workers it would be largest; more address space than that is of no use, and may not be there.
+        most = max(f.budget.slab for f in (planned, try_fit(planned.budget.limit, 0, infos, settings, plan)))
+        slab = Slab(most, scratch_dir=settings.resources.scratch_dir)
+        # There may be views of it in what only a collection frees.
+        stack.callback(slab.empty)
+        stack.callback(slab.close)
+        recorder = Recorder(slab)
+        stack.callback(recorder.stop)
+        if reports.wanted:
+            recorder.keep(planned.workers)
+        summary, fitted = _extract(images, settings, plan, planned, slab, recorder, in_memory.catalogue, reporter)
+        recorder.stop()
+        if reports.wanted:
+            reports.write(recorder, image, fitted.budget, settings.resources.account, fitted.workers)
+    return summary
+
+
+def _extract(
+    images: Sequence[ImageSource], settings: Settings, plan: Plan, planned: Fit, slab: Slab, recorder: Recorder,
+    catalogue_in_memory: bool, reporter: Reporter,
+) -> tuple[Summary, Fit]:  # fmt: skip
+    """All extensions, from opening the outputs to having them in place."""
+    infos = [image.info for image in images]
+    limit, asked = settings.resources.mem_limit_bytes, settings.resources.workers
     with ExitStack() as stack:
         facts = run_facts(infos, settings, plan)
         checks = stack.enter_context(
@@ -94,39 +124,54 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         writer = stack.enter_context(
             open_writer(settings.output.catalog_type, settings.output.catalog_name, output_columns(settings), facts)
         )
-        slab = Slab(limit)
-        stack.callback(slab.close)
+        if recorder.timeline is None:
+            # Nobody needs it while the files are finished.
+            stack.callback(slab.close)
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks)
-        backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan)
+        backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan, recorder)
         stack.callback(backend.close)
         if fitted.workers < asked:
             used = f"{fitted.workers} are used" if fitted.workers else "one process does the work"
             reporter.warning(f"--mem-limit {size_text(limit)} leaves room for {fitted.workers} of {asked} workers: {used}")
         slab.restrict(fitted.budget.slab)
         reporter.detail(", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in fitted.budget.lines()))
-        work = Run(images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, in_memory.catalogue)
-        scratch = max(layout.scratch_bytes for layout in fitted.layouts)
-        work.scratch = tuple(slab.alloc(scratch, "scratch") for _ in range(backend.workers))
-        detected = sum(_extension(work, k, layout, started) for k, layout in enumerate(fitted.layouts))
+        work = Run(
+            images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, catalogue_in_memory, recorder
+        )
+        detected = sum(_extension(work, k, layout) for k, layout in enumerate(fitted.layouts))
         gauge.exact()
-    seconds = time.monotonic() - started
+        for source in images:
+            source.check_unchanged()
+        backend.close()
+        # What may fail comes first, so that there are all outputs or none.
+        checks.seal()
+        with uninterrupted():
+            writer.close()
+            checks.close()
+    seconds = recorder.seconds
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
-    return Summary(
-        work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, fitted.workers, outputs
+    summary = Summary(
+        work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, gauge.rss_peak, fitted.workers, outputs
     )
+    return summary, fitted
 
 
-def _extension(work: Run, index: int, layout: Layout, started: float) -> int:
+def _extension(work: Run, index: int, layout: Layout) -> int:
     """One extension; the number of sources detected."""
     info = work.images[index].info
     extraction = Extraction(work, index, layout)
     with work.reporter.progress(1.0, info.spec, "image") as progress:
         work.progress = progress
+        work.mark("background", index)
         frame = extraction.measure_background()
+        work.mark("detection", index)
         work.writer.begin_extension(frame)
         facts = extraction.extract()
-        news = outcome(time.monotonic() - started, work.gauge.peak)
+        if work.shelf is not None:
+            work.shelf.complete(work)
+        work.mark("writing", index)
+        news = outcome(work.recorder.seconds, work.gauge.peak)
         work.writer.end_extension(replace(facts, environment=news))
     work.reporter.info(f"Objects: {facts.detected:<8d} detected / {facts.extracted:<8d} sextracted")
     if "APERTURES" in work.checks:
@@ -149,17 +194,21 @@ def _warn(infos: Sequence[ImageInfo], plan: Plan, in_memory: MemoryOutputs, repo
 
 
 def _start(
-    planned: Fit, factory: HandlerFactory, slab: Slab, infos: Sequence[ImageInfo], settings: Settings, plan: Plan
-) -> tuple[Backend, Gauge, Fit]:
+    planned: Fit, factory: HandlerFactory, slab: Slab, infos: Sequence[ImageInfo], settings: Settings, plan: Plan,
+    recorder: Recorder,
+) -> tuple[Backend, Gauge, Fit]:  # fmt: skip
     """Start as many workers as planned, or fewer if they hold more than predicted."""
     workers, limit = planned.workers, planned.budget.limit
     while True:
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
+        gauge = Gauge(backend.pids, slab)
         try:
-            gauge = Gauge(backend.pids, slab)
+            backend.ended = recorder.note
+            recorder.follow(gauge, backend.processes)
             _warm(backend)
             drop_code_pages()
-            measured = gauge.exact()
+            measured = Base(gauge.exact() - gauge.last.shared, gauge.last.rss)
+            recorder.base = measured.pss
             fitted = try_fit(limit, workers, infos, settings, plan, measured)
             if fitted.fits:
                 return backend, gauge, fitted
@@ -168,7 +217,9 @@ def _start(
         except BaseException:
             backend.close()
             raise
+        recorder.stop()
         backend.close()
+        gauge.close()
         workers -= 1
 
 
@@ -179,4 +230,6 @@ def _warm(backend: Backend) -> None:
         for result in backend.wait():
             if result.error is not None:
                 raise result.error
+            if result.died is not None:
+                raise WorkerError(f"measuring a made-up star crashed two workers ({result.died}): was this built for this CPU?")
             left.discard(result.ticket)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from sextract.detection import _components
 from sextract.errors import InputError, LimitError
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import Lease, TileKey
-from sextract.pipeline.layout import Layout
+from sextract.pipeline.layout import Layout, first_runs
 from sextract.pipeline.measuring import Measuring
 from sextract.pipeline.plan import Run
 from sextract.pipeline.sources import SourceTable
@@ -32,6 +33,9 @@ from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 # A task of about ten milliseconds.
 FOOTPRINTS_PER_TASK = 192
 PIXELS_PER_TASK = 60_000
+
+# Of a giant that lies on disk.
+FRAGMENTS_AT_ONCE = 65536
 
 # Shares of the work, for the progress bar.
 MESH_SHARE, SCAN_SHARE = 0.1, 0.3
@@ -94,21 +98,25 @@ class Extraction:
     def measure_background(self) -> Frame:
         """Pass 1: the background, and what follows from it."""
         layout, grid = self.layout, self.layout.mesh
+        self.slab.low = layout.low_bytes
+        scratch = tuple(self.desk.keep(layout.scratch_bytes, "scratch") for _ in range(self.desk.backend.workers))
         maps = self.desk.keep(layout.mesh_bytes, "background")
-        self.setup = Setup(self.desk.extension, grid, maps, self.grid, self.run.scratch)
+        self.setup = Setup(self.desk.extension, grid, maps, self.grid, scratch, self.desk.store.offsets)
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         cells = layout.mesh_cells
         across = range(0, grid.nx, cells[1])
         down = range(0, grid.ny, cells[0])
-        todo = deque((j, min(j + cells[0], grid.ny), i, min(i + cells[1], grid.nx)) for j in down for i in across)
-        while todo or self.desk.busy:
-            while todo and self.desk.backend.idle_slots() > 0:
-                self.desk.submit(Kind.MESH, pack(*todo.popleft()), self._meshed)
+        todo = ((j, min(j + cells[0], grid.ny), i, min(i + cells[1], grid.nx)) for j in down for i in across)
+        cells_left = next(todo, None)
+        while cells_left or self.desk.busy:
+            while cells_left and self.desk.backend.idle_slots() > 0:
+                self._submit_mesh(*cells_left)
+                cells_left = next(todo, None)
             self.desk.wait()
         background = self.run.attach_background(maps, grid)
-        scratch = self.desk.alloc(layout.complete_bytes, "background")
-        background.complete(self.settings.background, self.desk.view(scratch, np.dtype(np.uint8), layout.complete_bytes))
-        self.slab.free(scratch)
+        work = self.desk.store.alloc(layout.complete_bytes, "background")
+        background.complete(self.settings.background, self.desk.view(work, np.dtype(np.uint8), layout.complete_bytes))
+        self.slab.free(work)
         if not np.isfinite(background.mean) or not np.isfinite(background.global_rms):
             self._without_background(background)
         elif background.mostly_constant:
@@ -116,7 +124,8 @@ class Extraction:
         if self.bad:
             self.run.reporter.warning(f"{self.bad} bad pixels (NaN, infinite or BLANK) are masked")
         frame = self.run.frame(self.info, background)
-        self.setup = replace(self.setup, frame=frame)
+        # Workers have the header from the file.
+        self.setup = replace(self.setup, frame=replace(frame, header=""))
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         return frame
 
@@ -131,6 +140,12 @@ class Extraction:
             raise InputError(text)
         self.run.reporter.warning(text)
         background.give_up()
+
+    def _submit_mesh(self, j0: int, j1: int, i0: int, i1: int) -> None:
+        """Background cells [i0, i1) in rows of cells [j0, j1)."""
+        what = f"the background of rows {self.layout.mesh.rows(j0)[0] + 1} to {self.layout.mesh.rows(j1 - 1)[1]}"
+        crashed = partial(self.desk.give_up, what=what)
+        self.desk.submit(Kind.MESH, pack(j0, j1, i0, i1), self._meshed, crashed=crashed)
 
     def _meshed(self, reply: Reply) -> None:
         bad, cells = reply.tolist()
@@ -159,7 +174,7 @@ class Extraction:
         self.bands: dict[int, Band] = {}
         self.next_tile = self.next_band = 0
         labels = self.desk.keep(2 * (g.width // 2 + 2) * _components.LABEL_BYTES, "components")
-        self.pool = self._pool(4 * g.width + 4096, g.width + 1024)
+        self.pool = self._pool(*self.layout.pool)
         u1, minarea = np.dtype(np.uint8), self.settings.detection.minarea
         self.components = _components.Components(*self._pool_views(), self.desk.view(labels, u1, labels.nbytes), minarea)
         self.components.parents = self.run.parents
@@ -175,8 +190,12 @@ class Extraction:
             self.settings,
             g.width,
             g.height,
+            g.rows,
+            g.across * g.down,
             lambda s: self.run.reach_rows(s, g.height),
         )
+        # What is lent out while nothing waits for its turn.
+        self.idle = self.slab.used - self.tiles.used
         self.measuring = Measuring(self.desk, self.table, self._final_row, lambda: self.scanned and not self.blends)
 
     def _pool(self, pieces: int, components: int) -> tuple[BlockRef, BlockRef]:
@@ -217,7 +236,7 @@ class Extraction:
         rows, columns = g.tile(ty, tx).shape
         key: TileKey = (self.desk.extension, ty, tx)
         try:
-            runs = self.desk.alloc(runs_block_bytes(g.rows, rows * (columns // 24 + 1) + columns // 2 + 1), "runs")
+            runs = self.desk.alloc_for_task(runs_block_bytes(g.rows, first_runs(rows, columns)), "runs")
         except SlabFull:
             return False
         block = self.desk.reserve_tile(key)
@@ -231,8 +250,7 @@ class Extraction:
 
     def _crowded(self) -> bool:
         """Whether what waits for its turn fills half of the slab, so that the scan had better wait as well."""
-        tiles = self.slab.ledger.accounts().get("tiles")
-        return self.slab.used - (tiles.now if tiles is not None else 0) > self.slab.capacity // 2
+        return self.slab.used - self.tiles.used - self.idle > (self.slab.capacity - self.layout.low_bytes - self.idle) // 2
 
     def _scanned(self, key: TileKey, ref: BlockRef, runs: BlockRef, reply: Reply) -> None:
         done, nruns, bad = reply.tolist()
@@ -265,6 +283,7 @@ class Extraction:
         if self.next_band == g.down and not self.scanned:
             self.components.finish(g.height)
             self.scanned = True
+            self.run.mark("measuring", self.desk.extension)
         self._drain(self.scanned)
 
     def _feed(self, ty: int, band: Band) -> None:
@@ -289,6 +308,7 @@ class Extraction:
             else:
                 self._grow_pool()
         self.fed_row = y0 + rows
+        self.desk.settle()
         if joined is not None:
             self.slab.free(joined)
 
@@ -312,7 +332,9 @@ class Extraction:
             n, pieces, pixels = self.components.next_closed(PIXELS_PER_TASK, FOOTPRINTS_PER_TASK, 1 << 20)
             ref = self.desk.alloc(n * FOOTPRINT.itemsize + pieces * FRAGMENT.itemsize, "footprints")
             footprints = self.desk.view(ref, FOOTPRINT, n)
-            self.components.drain(footprints, self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize))
+            fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
+            while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE)) < pieces:
+                self.desk.settle()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)
@@ -333,7 +355,7 @@ class Extraction:
         except SlabFull:
             return False
         try:
-            scratch = self.desk.alloc(part.scratch_bytes, "giant") if part.scratch_bytes else BlockRef(0, 0)
+            scratch = self.desk.alloc_for_task(part.scratch_bytes, "giant", low=True) if part.scratch_bytes else BlockRef(0, 0)
         except SlabFull:
             self.slab.free(out)
             return False
@@ -378,12 +400,12 @@ class Extraction:
         self.slab.free(out)
         self._release_giant(part)
         if part.last - part.first == 1:
-            if part.whole:
-                self.desk.give_up(died)
             f = self.desk.view(b.ref, FOOTPRINT, b.nfoot)[part.first]
+            what = f"the footprint of {f['npix']} pixels about ({f['xmin'] + 1}, {f['ymin'] + 1})"
+            if part.whole:
+                self.desk.give_up(died, f"{what}, not deblended,")
             self.run.reporter.warning(
-                f"the footprint of {f['npix']} pixels about ({f['xmin'] + 1}, {f['ymin'] + 1}) crashed two workers ({died}): "
-                "it is not deblended, FLAGS 128"
+                f"{what} crashed two workers ({died}): it is not deblended, FLAGS 128"
             )
             self.parts.appendleft((b, Part(part.first, part.last, whole=True)))
             return

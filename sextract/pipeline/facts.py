@@ -19,7 +19,7 @@ from sextract.catalogue.writer import RunFacts, is_standard_output
 from sextract.config.machine import memory_filesystem
 from sextract.config.settings import Settings
 from sextract.memory.budget import size_text
-from sextract.pipeline.layout import uses_astropy
+from sextract.pipeline.layout import uses_sky
 from sextract.pipeline.stages import Plan
 from sextract.reading.header import card_value
 from sextract.reading.source import ImageInfo
@@ -82,7 +82,7 @@ def run_facts(infos: Sequence[ImageInfo], settings: Settings, plan: Plan) -> Run
 def _versions(infos: Sequence[ImageInfo], plan: Plan) -> Iterable[tuple[str, str]]:
     """Libraries that may change a number of this run."""
     yield "numpy", np.__version__
-    if uses_astropy(infos, plan):
+    if uses_sky(plan):
         yield "astropy", installed_version("astropy")
     if any(info.library_bytes for info in infos):
         yield "fitsio", installed_version("fitsio")

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 
 from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
 from sextract.background.surface import Background
+from sextract.config.machine import UNLIMITED
 from sextract.config.settings import Settings
 from sextract.detection import _components
 from sextract.errors import LimitError
-from sextract.measurement.measure import MARGIN, MEASUREMENTS
+from sextract.measurement.measure import MEASUREMENTS
 from sextract.measurement.sky import lacks_celestial
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, Budget, size_text
-from sextract.pipeline.stages import READ_BYTES, Plan, reading_bytes, runs_block_bytes
+from sextract.memory.timeline import VALUES, timeline_bytes
+from sextract.pipeline.runs import ENTRY_BYTES
+from sextract.pipeline.stages import READ_BYTES, Plan, held_bytes, reading_bytes, runs_block_bytes
 from sextract.reading.source import ImageInfo
-from sextract.records import FRAGMENT, SOURCE
 
 # A tile is read in one go and stays in a core's cache while it is filtered.
 TILE_BYTES = 2 * MIB
@@ -29,19 +31,26 @@ TILE_BYTES = 2 * MIB
 SCRATCH_TARGET = 4 * MIB
 # A background cell up to this size is held, a larger one is read three times.
 CELL_TARGET = MIB
-# What a pixel of a footprint needs while it is split: values, owner, tree, the sources it becomes.  Measured on footprints of
+# What a pixel of a footprint needs while it is split: values, owner, tree, the sources it becomes.  Base on footprints of
 # a million pixels: 28 for the work (43 of unfiltered noise, where every third pixel is a peak), 4 for the sources.
 FOOTPRINT_PIXEL_BYTES, UNFILTERED_PIXEL_BYTES = 32, 48
-# Sources that CLEAN may still look at: one in 500 pixels (a very crowded field) takes 264 bytes, twice while the table
-# grows, and the fragments of its pixels.
-WINDOW_BYTES_PER_PIXEL = 2
-# The answers of tasks on the way, CLEAN's tables, the first tables of sources and fragments.
-TASK_BYTES, TABLE_BYTES = MIB, MIB
+# The answers of tasks on the way, CLEAN's tables, the first tables of sources and fragments.  What crowding needs beyond that
+# is found when it comes, on disk if need be.
+TASK_BYTES, TABLE_BYTES = MIB, 3 * MIB // 2
+# Rows of a giant's window that are walked through at a time, mirrored ones included: few where room is short.
+FEW_ROWS, MANY_ROWS = 16, 64
 
 # What the processes hold after their imports and a first task each, measured with CPython 3.11 and numpy 2.4 and rounded up:
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
 # share, as if nobody else on the machine had them open.
 PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 12.0))
+# The slab while sky positions are worked out late: some rows at a time.
+LATE_BYTES = 2 * MIB
+# The same as the sum of Rss, which counts what they share in each of them: parent and template, each worker, one alone.
+PARENT_RSS, WORKER_RSS, SERIAL_RSS = (round(x * MIB) for x in (63.5, 28.5, 39.0))
+# Where the sum of Rss counts, this process takes pages of the slab out of its map when there are so many in it, and may touch
+# as many more until it looks again.
+PARENT_MAPPED_BYTES = 4 * MIB
 # What astropy.wcs takes in the one worker that imports it, measured with astropy 8.
 ASTROPY_BYTES = 42 * MIB
 
@@ -62,10 +71,16 @@ class Layout:
         Of each worker.
     giant_bytes : int
         What the largest footprint that is split may need.
+    low_bytes : int
+        Of the slab, for that footprint and for tiles alone.
     tile_bytes : int
-        A tile with its halo and the most runs it can have.
+        A tile with its halo.
+    pool : tuple of int
+        Pieces and components to begin with.
     need_bytes : int
         The smallest slab that can do the work.
+    map_bytes : int
+        What processes have mapped of it at the same time, added up, if each task is lent one tile.
     """
 
     mesh: MeshGrid
@@ -75,8 +90,11 @@ class Layout:
     complete_bytes: int
     scratch_bytes: int
     giant_bytes: int
+    low_bytes: int
     tile_bytes: int
+    pool: tuple[int, int]
     need_bytes: int
+    map_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +107,15 @@ class Fit:
     workers : int
         0: everything in one process.
     layouts : tuple of Layout
+    late : Budget or None
+        Where the limit has no room for astropy beside pixels: how it is split when sky positions are worked out in the end, by
+        one worker with a slab of almost nothing.
     """
 
     budget: Budget
     workers: int
     layouts: tuple[Layout, ...]
+    late: Budget | None = None
 
     @property
     def need_bytes(self) -> int:
@@ -101,9 +123,30 @@ class Fit:
         return max(layout.need_bytes for layout in self.layouts)
 
     @property
+    def spare_map_bytes(self) -> int:
+        """What processes may have mapped beyond what they must; negative if not even that fits."""
+        return self.budget.mappable - max(layout.map_bytes for layout in self.layouts)
+
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes of tiles that a task may be lent, with their runs; a task reads what it isn't lent."""
+        if not self.budget.base_rss:
+            return UNLIMITED
+        return max(layout.tile_bytes for layout in self.layouts) + self.spare_map_bytes // max(self.workers, 1)
+
+    @property
     def fits(self) -> bool:
-        """Whether the slab is large enough."""
-        return self.budget.slab >= self.need_bytes
+        """Whether the slab is large enough, and can be mapped as far as needed, also while sky positions come late."""
+        late = self.late is None or self.late.holds(LATE_BYTES, LATE_BYTES)
+        return late and self.budget.holds(self.need_bytes, max(layout.map_bytes for layout in self.layouts))
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What processes hold after their start: file pages once, and as the sum of Rss, both without the slab; 0: unknown."""
+
+    pss: int = 0
+    rss: int = 0
 
 
 def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) -> Layout:
@@ -113,38 +156,43 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     kernel = settings.detection.kernel
     halo_y, halo_x = (0, 0) if kernel is None else (kernel.shape[0] // 2, kernel.shape[1] // 2)
     tiles = TileGrid(info.width, info.height, *_tile_shape(info, settings, workers, slab_bytes), halo_y, halo_x)
-    reading = reading_bytes(mesh)
+    reading = reading_bytes(mesh) + held_bytes(tiles)
     strip = max(4 * info.width * (2 * halo_y + 1), READ_BYTES)
     cell = 4 * mesh.cell_height * mesh.cell_width
     held_cell = min(cell, max(CELL_TARGET, slab_bytes // (16 * workers)))
-    # A giant's window is walked in strips of some rows, each with its mirror and a mask.
-    giant_rows = 5 * min(32 * MARGIN * info.width, info.width * info.height)
-    least = reading + strip + MIB + max(SCRATCH_BYTES + max(held_cell, 4 * info.width), 4 * tiles.columns, giant_rows)
+    window_rows = min(max(slab_bytes // (320 * workers * info.width), FEW_ROWS), MANY_ROWS, info.height)
+    walked = 5 * window_rows * info.width
+    least = reading + strip + MIB + max(SCRATCH_BYTES + max(held_cell, 4 * info.width), 4 * tiles.columns, walked)
     scratch = max(least, min(SCRATCH_TARGET + strip + reading, slab_bytes // (12 * workers)))
-    block = 4 * (tiles.rows + 2 * halo_y) * min(tiles.columns + 2 * halo_x, info.width)
-    tile_bytes = block + runs_block_bytes(tiles.rows, tiles.rows * (tiles.columns // 2 + 1))
-    joining = (4 * info.width + 4096) * _components.PIECE_BYTES + (info.width + 1024) * _components.COMPONENT_BYTES
-    joining += (info.width + 4) * _components.LABEL_BYTES + (2 * tile_bytes if tiles.across > 1 else 0)
+    tile_bytes = 4 * (tiles.rows + 2 * halo_y) * min(tiles.columns + 2 * halo_x, info.width)
+    runs = runs_block_bytes(tiles.rows, first_runs(tiles.rows, tiles.columns))
+    pool = info.width // 4 + 4096, info.width // 8 + 1024
+    joining = pool[0] * _components.PIECE_BYTES + pool[1] * _components.COMPONENT_BYTES
+    joining += (info.width + 4) * _components.LABEL_BYTES
     giant = giant_bytes(info, settings)
-    passing = workers * (tile_bytes + TASK_BYTES) + (giant if giant > scratch else 0)
-    passing += joining + _window_bytes(info, settings) + TABLE_BYTES
+    low = max(workers * tile_bytes, giant if giant > scratch else 0)
+    if settings.resources.mem_report:
+        # It is there before all else.
+        low += timeline_bytes(len(VALUES) + workers + 2)
+    passing = low + workers * (runs + TASK_BYTES) + joining + TABLE_BYTES
     maps, complete = Background.storage_bytes(mesh), Background.complete_scratch_bytes(mesh)
-    need = maps + workers * scratch + max(complete, passing)
+    entries = (tiles.across + 1) * tiles.down * ENTRY_BYTES + 16 * tiles.down
+    need = maps + entries + workers * scratch + max(complete, passing)
+    mapped = workers * (scratch + maps + tile_bytes + TASK_BYTES) + (giant if giant > scratch else 0)
+    mapped = max(mapped + joining + 2 * PARENT_MAPPED_BYTES, workers * scratch + maps + complete)
     cells = _cells_at_once(mesh, scratch - reading, workers)
-    return Layout(mesh, tiles, cells, maps, complete, scratch, giant, tile_bytes, need)
+    return Layout(mesh, tiles, cells, maps, complete, scratch, giant, low, tile_bytes, pool, need, mapped)
+
+
+def first_runs(rows: int, columns: int) -> int:
+    """Runs that a tile gets room for at first; a crowded one gets more."""
+    return rows * (columns // 24 + 1) + columns // 2 + 1
 
 
 def giant_bytes(info: ImageInfo, settings: Settings) -> int:
     """What the largest footprint that is split may need."""
     pixels = min(settings.deblending.max_footprint_px, info.width * info.height)
     return pixels * (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES)
-
-
-def _window_bytes(info: ImageInfo, settings: Settings) -> int:
-    """Sources between deblending and the catalogue, in a crowded field."""
-    rows = settings.deblending.clean_reach_rows if settings.deblending.clean else 0
-    sources = WINDOW_BYTES_PER_PIXEL * info.width * min(rows + 64, info.height)
-    return max(sources, 64 * (SOURCE.itemsize + FRAGMENT.itemsize))
 
 
 def _cells_at_once(mesh: MeshGrid, room: int, workers: int) -> tuple[int, int]:
@@ -174,54 +222,69 @@ def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: i
     return min(rows, info.height), columns
 
 
-def base_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
-    """What the processes of a run hold before the first buffer, with what libraries will add, predicted.
+def base_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
+    """What the processes of a run hold before the first buffer, with what libraries will add, astropy apart; predicted.
 
     Parameters
     ----------
     workers : int
         0: everything in one process.
     infos : sequence of ImageInfo
-    plan : Plan
     """
-    processes = PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES
-    return processes + LIBRARY_BYTES + library_bytes(workers, infos, plan)
+    return (PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES) + LIBRARY_BYTES + decoding_bytes(workers, infos)
 
 
-def library_bytes(workers: int, infos: Sequence[ImageInfo], plan: Plan) -> int:
-    """What libraries hold on their own heaps once a run has come to use them: astropy for sky positions, cfitsio."""
-    decoding = max(workers, 1) * max(info.library_bytes for info in infos)
-    return decoding + (ASTROPY_BYTES if uses_astropy(infos, plan) else 0)
+def base_rss(workers: int, infos: Sequence[ImageInfo]) -> int:
+    """The same as the sum of Rss without shared memory."""
+    return (PARENT_RSS + workers * WORKER_RSS if workers else SERIAL_RSS) + decoding_bytes(workers, infos)
+
+
+def decoding_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
+    """What cfitsio holds on its own heap once workers decode."""
+    return max(workers, 1) * max(info.library_bytes for info in infos)
 
 
 def uses_sky(plan: Plan) -> bool:
-    """Whether a column of sky positions is requested."""
+    """Whether a column of sky positions is requested, for which astropy is imported whatever the header has."""
     return any(MEASUREMENTS.get(name).run.__module__ == lacks_celestial.__module__ for name in plan.table)
 
 
-def uses_astropy(infos: Sequence[ImageInfo], plan: Plan) -> bool:
-    """Whether astropy will be imported."""
-    return uses_sky(plan) and not all(lacks_celestial(info.header) for info in infos)
-
-
 def try_fit(
-    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = Base()
 ) -> Fit:
     """Split a limit for a number of workers and lay all extensions out; see `Fit.fits`.
+
+    If astropy has no room beside pixels, sky positions come late; but not where one process does everything, which can't get
+    rid of astropy before the next extension.
 
     Parameters
     ----------
     limit, workers, infos, settings, plan
-    measured : int
-        Base as measured, if it was; what is predicted counts if it is more.
+    measured : Base
+        As measured, if it was; what is predicted counts if it is more.
     """
-    base = max(base_bytes(workers, infos, plan), measured + library_bytes(workers, infos, plan) if measured else 0)
-    budget = Budget(limit, base, workers + 2 if workers else 1)
-    return Fit(budget, workers, tuple(lay_out(info, settings, workers, budget.slab) for info in infos))
+    decoding, sky = decoding_bytes(workers, infos), ASTROPY_BYTES * uses_sky(plan)
+    base = max(base_bytes(workers, infos), measured.pss + decoding if measured.pss else 0)
+    rss = max(base_rss(workers, infos), measured.rss + decoding) if settings.resources.account == "rss" else 0
+    others = max(workers - 1, 0)
+
+    def budget(processes: int, fewer: int = 0, more: int = 0) -> Budget:
+        counted = rss - fewer * WORKER_RSS + more if rss else 0
+        return Budget(limit, base - fewer * WORKER_BYTES + more, processes, base_rss=counted)
+
+    def split(whole: Budget, late: Budget | None = None) -> Fit:
+        return Fit(whole, workers, tuple(lay_out(info, settings, workers, whole.slab) for info in infos), late)
+
+    processes = workers + 2 if workers else 1
+    fitted = split(budget(processes, more=sky))
+    if fitted.fits or not sky or (workers == 0 and len(infos) > 1):
+        return fitted
+    late = split(budget(processes), budget(min(processes, 3), others, sky))
+    return late if late.fits else fitted
 
 
 def smallest_limit(
-    infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: int = 0
+    infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: Base = Base()
 ) -> int:
     """The smallest limit, in whole MiB, that fits with that many workers, by default none."""
     low, high = 0, 64
@@ -237,7 +300,7 @@ def smallest_limit(
 
 
 def fit(
-    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int = 0
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = Base()
 ) -> Fit:
     """The most workers, at most `workers`, with which a limit holds the work; 0 means all in one process.
 
@@ -252,25 +315,26 @@ def fit(
         Not even one process fits.
     """
     for n in range(workers, -1, -1):
-        if n == 0 or base_bytes(n, infos, plan) < limit:
+        if n == 0 or base_bytes(n, infos) < limit:
             found = try_fit(limit, n, infos, settings, plan, measured)
             if found.fits:
                 return found
     raise _refusal(limit, infos, settings, plan, measured)
 
 
-def _refusal(limit: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: int) -> LimitError:
+def _refusal(limit: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base) -> LimitError:
     """What the smallest limit is, and the other way out."""
     found = try_fit(limit, 0, infos, settings, plan, measured)
     smallest = smallest_limit(infos, settings, plan, measured=measured)
     largest = max(infos, key=lambda info: lay_out(info, settings, 0, found.budget.slab).need_bytes)
     text = (
         f"--mem-limit {size_text(limit)} is too small for {largest.spec} ({largest.width} × {largest.height}): a process takes "
-        f"{size_text(found.budget.fixed)}, its buffers {size_text(found.need_bytes)}; the smallest limit that works is "
+        f"{size_text(max(found.budget.fixed, found.budget.base_rss))}, its buffers {size_text(found.need_bytes)}; the smallest "
+        f"limit that works is "
         f"{size_text(smallest)}"
     )
     giant = max(layout.giant_bytes for layout in found.layouts)
-    left = giant - (found.need_bytes - found.budget.slab)
+    left = giant - max(found.need_bytes - found.budget.slab, -found.spare_map_bytes if found.budget.base_rss else 0)
     pixels = left // (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES) // 1000 * 1000
     if pixels >= 1000:
         text += f", or -FOOTPRINT_MAXPIX {pixels}, beyond which a detection isn't deblended"

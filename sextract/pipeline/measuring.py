@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,8 +23,8 @@ from sextract.pipeline.stages import EATEN, Kind, pack
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
-# A task of about ten milliseconds.
-SOURCES_PER_TASK = 192
+# Sources looked at for a batch: no array made of them is large.
+LOOKED_AT = 2048
 
 # A source that looks this many rows away is set aside.
 FAR_ROWS = 256
@@ -36,27 +36,38 @@ WAITING_BATCHES = 16
 MEASURE_SHARE = 0.6
 
 
-NOTHING = np.empty(0, EATEN)
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Some:
-    """Sources of a batch that one task measures: copies, their rows, and the row that must be final before.
+    """Sources of a batch that one task measures: their places in it, and what the task gets of them.
 
-    `own` holds the fragments of a source that was set aside; those of others are the table's.
+    `aside` is where their fragments are, if they were set aside; those of others are the table's.
     """
 
     sources: NDArray[Any]
     place: NDArray[np.int64]
-    row: int = 0
-    own: BlockRef | None = None
+    aside: Aside | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class Aside:
+    """Sources of a batch that wait: SOURCEs, their places (int64) and fragments in a block of their own.
+
+    They are measured one by one from `next` on, when rows up to `row` are final; `left` haven't been answered.
+    """
+
+    batch: Measured
+    ref: BlockRef
+    n: int
+    row: int
+    next: int = 0
+    left: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Measured:
     """A batch of sources at absolute places [first, last) of the table, and the rows they will have.
 
-    `attached` counts what is still to be measured with fragments of the table; `spilled` is where complete rows wait.
+    `open` counts what is still to be measured, `attached` tasks that use fragments of the table.
     """
 
     first: int
@@ -64,11 +75,10 @@ class Measured:
     rows: BlockRef
     nrows: int
     row: int
-    waiting: list[Some] = field(default_factory=list)
-    running: int = 0
+    open: int = 0
     attached: int = 0
     done: bool = False
-    spilled: int = -1
+    written: bool = False
 
 
 class Measuring:
@@ -93,6 +103,9 @@ class Measuring:
         self.desk, self.table, self.grid, self.run = desk, table, desk.grid, desk.run
         self._final_row, self._ending = final_row, ending
         self._batches: deque[Measured] = deque()
+        self._attached: deque[Measured] = deque()
+        self._complete: deque[Measured] = deque()
+        self._aside: deque[Aside] = deque()
         self._loading: set[TileKey] = set()
         self._loaded_for = -1
         self._row = 0
@@ -106,27 +119,27 @@ class Measuring:
     @property
     def behind(self) -> bool:
         """Whether several batches could go but for tiles or room: what is scanned now would only push theirs out."""
-        return self.table.numbered - self.table.batched > 4 * SOURCES_PER_TASK
+        return self.table.numbered - self.table.batched > 4 * self.run.sources_per_task
 
     def submit(self) -> bool:
-        """Submit the next batch, or what of an earlier one had to wait; False if there is nothing, or no room."""
+        """Submit the next batch, or a source that had to wait; False if there is nothing, or no room."""
         final = self._final_row()
-        if self._submit_waiting(final):
+        if self._submit_aside(final):
             return True
         t = self.table
         t.settle(final)
-        rows = t.rows[t.batched : t.numbered]
-        alive = np.flatnonzero(rows["number"] > 0)
+        rows, alive = self._next_rows()
         if not len(alive):
-            t.batched = t.numbered
             self._write()
             return False
         far = rows["spare"][alive] - rows["y"][alive] > FAR_ROWS
         late = np.flatnonzero((np.minimum(rows["spare"][alive], self.grid.height) > final) & ~far)
         ready = int(late[0]) if len(late) else len(alive)
-        if ready == 0 or (ready < SOURCES_PER_TASK and not self._ending() and self.desk.busy):
+        most = self.run.sources_per_task
+        few = ready < most and len(rows) < LOOKED_AT
+        if ready == 0 or (few and not self._ending() and self.desk.busy):
             return False
-        n = min(ready, SOURCES_PER_TASK)
+        n = min(ready, most)
         chosen, far, place = rows[alive[:n]], far[:n], np.arange(n)
         near = Some(chosen[~far], place[~far])
         first, last = t.base + t.batched, t.base + t.batched + int(alive[n - 1]) + 1
@@ -135,41 +148,70 @@ class Measuring:
         m = Measured(first, last, BlockRef(0, 0), n, int(chosen["row"][-1]))
         try:
             m.rows = self.desk.alloc_for_task(n * self.run.plan.row.itemsize, "rows")
-            for k in np.flatnonzero(far):
-                m.waiting.append(self._set_aside(chosen[k : k + 1], place[k : k + 1]))
         except SlabFull:
-            self._drop(m)
             return False
-        eaten = t.eaten_by(first, last) if self.run.paints else NOTHING
-        if (len(near.sources) or len(eaten)) and not self._measure(m, near, final, eaten):
-            self._drop(m)
+        eaten = t.eaten_by(first, last) if self.run.paints else 0
+        if (len(near.sources) or eaten) and not self._measure(m, near, final, eaten):
+            self.desk.slab.free(m.rows)
             return False
+        self._set_aside(m, chosen[far], place[far])
         t.batched = last - t.base
         self._batches.append(m)
+        if m.attached:
+            self._attached.append(m)
         return True
 
-    def _submit_waiting(self, final: int) -> bool:
-        """Submit what had to wait and need not any more."""
-        for m in self._batches:
-            for k, some in enumerate(m.waiting):
-                if some.row <= final and self._measure(m, some, final, NOTHING):
-                    del m.waiting[k]
-                    return True
+    def _next_rows(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Rows of the table that no batch has yet, some of them, and which of these weren't eaten."""
+        t = self.table
+        while True:
+            rows = t.rows[t.batched : min(t.numbered, t.batched + LOOKED_AT)]
+            alive = np.flatnonzero(rows["number"] > 0)
+            if len(alive) or not len(rows):
+                return rows, alive
+            t.batched += len(rows)
+
+    def _submit_aside(self, final: int) -> bool:
+        """Submit the next of the sources that had to wait and need not any more."""
+        for aside in self._aside:
+            if aside.row <= final:
+                sources, places = self._views(aside)
+                k = slice(aside.next, aside.next + 1)
+                if not self._measure(aside.batch, Some(sources[k], places[k], aside), final, 0):
+                    return False
+                aside.next += 1
+                if aside.next == aside.n:
+                    self._aside.remove(aside)
+                return True
         return False
 
-    def _set_aside(self, source: NDArray[Any], place: NDArray[np.int64]) -> Some:
-        """A source to be measured alone, with fragments of its own; SlabFull if they have no room."""
-        source = source.copy()
-        nbytes = int(source["nfragments"][0]) * FRAGMENT.itemsize
-        own = self.desk.store.settle(BlockRef(int(source["fragments"][0]), nbytes), nbytes, "sources")
-        source["fragments"] = own.offset
-        return Some(source, place, min(int(source["spare"][0]), self.grid.height), own)
+    def _views(self, aside: Aside) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Sources of a block that waits, and their places."""
+        places = self.desk.view(aside.ref, np.dtype(np.int64), aside.n, aside.n * SOURCE.itemsize)
+        return self.desk.view(aside.ref, SOURCE, aside.n), places
 
-    def _drop(self, m: Measured) -> None:
-        """Give back what a batch that can't go yet was given."""
-        for ref in (m.rows, *(some.own for some in m.waiting if some.own is not None)):
-            if ref.nbytes:
-                self.desk.slab.free(ref)
+    def _set_aside(self, m: Measured, sources: NDArray[Any], places: NDArray[np.int64]) -> None:
+        """Have sources wait, each to be measured alone, with copies of their fragments."""
+        n = len(sources)
+        if n == 0:
+            return
+        head = n * (SOURCE.itemsize + 8)
+        ends = np.cumsum(sources["nfragments"]) * FRAGMENT.itemsize + head
+        ref = self.desk.alloc(int(ends[-1]), "sources")
+        row = min(int(sources["spare"].max()), self.grid.height)
+        aside = Aside(m, ref, n, row, left=n)
+        kept, kept_places = self._views(aside)
+        kept[:], kept_places[:] = sources, places
+        # Where each one's fragments begin; the memoryview copies don't pass through an array.
+        kept["fragments"] = ref.offset + ends - sources["nfragments"] * FRAGMENT.itemsize
+        slab = self.desk.slab
+        for old, new, nbytes in zip(
+            sources["fragments"].tolist(), kept["fragments"].tolist(), (sources["nfragments"] * FRAGMENT.itemsize).tolist(),
+            strict=True,
+        ):  # fmt: skip
+            slab.bytes_view(new, nbytes)[:] = slab.bytes_view(old, nbytes)
+        m.open += n
+        self._aside.append(aside)
 
     def _have_tiles(self, first: int, sources: NDArray[Any]) -> bool:
         """Whether a batch may go: tiles it looks at that were given up are loaded again first, once, if there is room."""
@@ -192,63 +234,61 @@ class Measuring:
         self.desk.tiles.seal(key)
         self._loading.discard(key)
 
-    def _measure(self, m: Measured, some: Some, final: int, eaten: NDArray[Any]) -> bool:
-        """Submit sources of a batch, and what they have eaten to be painted; False if there is no room."""
+    def _measure(self, m: Measured, some: Some, final: int, neaten: int) -> bool:
+        """Submit sources of a batch, and, if it is to be painted, what the batch has eaten; False if there is no room."""
         g, n, sources = self.grid, len(some.sources), some.sources
         y0, y1 = self._rows_of(sources)
         # Whole rows of tiles may be looked at, so all that CLEAN freed in them is needed.
-        top, bottom = y0 // g.rows * g.rows, ((y1 - 1) // g.rows + 1) * g.rows
-        freed = self.table.freed_between(top, bottom)
-        first, last = top // g.rows * g.across, bottom // g.rows * g.across
+        bands = range(y0 // g.rows, (y1 - 1) // g.rows + 1)
+        top, bottom = bands.start * g.rows, bands.stop * g.rows
+        nfreed = self.table.freed.count(bands)
+        place_at = n * SOURCE.itemsize
+        eaten_at = place_at + 8 * n
+        freed_at = eaten_at + neaten * EATEN.itemsize
         try:
-            ref = self.desk.alloc_for_task(n * (SOURCE.itemsize + 8) + eaten.nbytes + freed.nbytes, "sources")
+            ref = self.desk.alloc_for_task(freed_at + nfreed * FRAGMENT.itemsize, "sources")
         except SlabFull:
             return False
-        try:
-            runs = self.desk.store.pin(range(first, last))
-        except SlabFull:
-            self.desk.slab.free(ref)
-            return False
+        runs = self.desk.store.pin(bands.start * g.across, min(bands.stop, g.down) * g.across)
         self.desk.view(ref, SOURCE, n)[:] = sources
-        at = n * SOURCE.itemsize
-        self.desk.view(ref, np.dtype(np.int64), n, at)[:] = some.place
-        self.desk.view(ref, EATEN, len(eaten), at + 8 * n)[:] = eaten
-        self.desk.view(ref, FRAGMENT, len(freed), at + 8 * n + eaten.nbytes)[:] = freed
+        self.desk.view(ref, np.dtype(np.int64), n, place_at)[:] = some.place
+        if neaten:
+            self.table.eaten_by(m.first, m.last, self.desk.view(ref, EATEN, neaten, eaten_at))
+        self.table.freed.copy(bands, self.desk.view(ref, FRAGMENT, nfreed, freed_at))
         lease = self.desk.pin(y0, y1)
         head = pack(
-            n, ref.offset, ref.offset + at, ref.offset + at + 8 * n + eaten.nbytes, len(freed), m.rows.offset, m.nrows,
-            top, min(final, bottom), ref.offset + at + 8 * n, len(eaten),
-            len(lease.refs), len(runs),
+            n, ref.offset, ref.offset + place_at, ref.offset + freed_at, nfreed, m.rows.offset, m.nrows, top,
+            min(final, bottom), ref.offset + eaten_at, neaten,
         )  # fmt: skip
-        payload = head + self.desk.tile_pairs(lease) + pack([v for pair in runs.items() for v in pair])
-        m.running += 1
-        m.attached += some.own is None
+        payload = head + self.desk.tile_pairs(lease)
+        m.open += n if some.aside is None else 0
+        m.attached += some.aside is None
 
         def give_back() -> None:
             self.desk.tiles.release(lease)
             self.desk.store.release(runs)
             self.desk.slab.free(ref)
-            m.running -= 1
-            m.attached -= some.own is None
+            m.open -= n
+            m.attached -= some.aside is None
+            if some.aside is not None:
+                some.aside.left -= 1
+                if some.aside.left == 0:
+                    self.desk.slab.free(some.aside.ref)
 
         def measured(reply: Reply) -> None:
-            for i, row in reply.reshape(-1, 2).tolist():
-                sources["spare"][i] = max(int(sources["spare"][i]), row)
-                m.waiting.append(self._set_aside(sources[i : i + 1], some.place[i : i + 1]))
+            late = reply.reshape(-1, 2)
+            again = sources[late[:, 0]]
+            again["spare"] = np.maximum(again["spare"], late[:, 1])
+            self._set_aside(m, again, some.place[late[:, 0]])
             give_back()
-            if some.own is not None:
-                self.desk.slab.free(some.own)
             self._next_step(m)
 
         def crashed(died: str) -> None:
             if n == 1:
                 self._fill_row(m, some, died)
             else:
-                for k in range(n):
-                    m.waiting.append(self._set_aside(sources[k : k + 1], some.place[k : k + 1]))
+                self._set_aside(m, sources, some.place)
             give_back()
-            if some.own is not None:
-                self.desk.slab.free(some.own)
             self._next_step(m)
 
         self.desk.submit(Kind.MEASURE, payload, measured, crashed=crashed)
@@ -279,34 +319,34 @@ class Measuring:
 
     def _next_step(self, m: Measured) -> None:
         """When all sources of a batch are measured: the columns that follow from the row."""
-        if m.running or m.waiting:
+        if m.open:
             return
-        if self.run.plan.table:
-            self.desk.submit(Kind.TABLE, pack(m.rows.offset, m.nrows), lambda reply: self._complete(m), affinity=0)
+        if self.run.plan.table and self.run.shelf is None:
+            self.desk.submit(Kind.TABLE, pack(m.rows.offset, m.nrows), lambda reply: self._completed(m), affinity=0)
         else:
-            self._complete(m)
+            self._completed(m)
 
-    def _complete(self, m: Measured) -> None:
+    def _completed(self, m: Measured) -> None:
         m.done = True
+        self._complete.append(m)
         self._write()
 
     def _write(self) -> None:
         """Write the rows whose turn it is, and let go of what is no longer needed."""
         while self._batches and self._batches[0].done:
             m = self._batches.popleft()
-            if m.spilled >= 0:
-                m.rows = self.desk.store.bring_back(m.spilled, m.nrows * self.run.plan.row.itemsize, "rows")
-            self.run.write(self.desk.view(m.rows, self.run.plan.row, m.nrows))
+            self.run.take(self.desk.view(m.rows, self.run.plan.row, m.nrows))
             self.desk.slab.free(m.rows)
+            m.written = True
             self.run.progress.advance(MEASURE_SHARE * max(m.row - self._row, 0) / self.grid.height)
             self._row = max(m.row, self._row)
-        if len(self._batches) > WAITING_BATCHES:
-            for m in self._batches:
-                if m.done and m.spilled < 0:
-                    m.spilled = self.desk.store.put_away(m.rows)
-                    self.desk.slab.free(m.rows)
-        attached = (m.first for m in self._batches if m.attached)
-        self.written = next(attached, self.table.base + self.table.batched)
+        while self._complete and (self._complete[0].written or len(self._complete) > WAITING_BATCHES):
+            m = self._complete.popleft()
+            if not m.written:
+                m.rows = self.desk.store.put_away(m.rows)
+        while self._attached and not self._attached[0].attached:
+            self._attached.popleft()
+        self.written = self._attached[0].first if self._attached else self.table.base + self.table.batched
         if self.run.paints:
             # What a source has eaten is painted with it, which may be much later.
             self.written = self.table.kept_from(self.written)

@@ -5,6 +5,7 @@ How images are cut up for a memory limit is ``layout.py``'s.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,15 +21,23 @@ from sextract.config.settings import Requested, Settings
 from sextract.execution.backend import Backend
 from sextract.log import Progress, Reporter
 from sextract.measurement.measure import MARGIN, MEASUREMENTS, family_of
-from sextract.memory.budget import MIB
+from sextract.memory.budget import MIB, size_text
 from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab
 from sextract.memory.tiles import TileManager
-from sextract.pipeline.layout import Fit
+from sextract.memory.timeline import Recorder
+from sextract.pipeline.layout import PARENT_MAPPED_BYTES, Fit
+from sextract.pipeline.shelf import Shelf
 from sextract.pipeline.stages import Plan
 from sextract.reading.header import gain_and_saturation, pixel_scale_from
 from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import BlockRef, Frame
+
+# A task of about ten milliseconds; and what rows of a task, and arrays of the elements of a vector, may take.
+SOURCES_PER_TASK = 192
+ROWS_BYTES, VECTOR_BYTES = MIB, 64 * 1024
+# Rows given to a writer at a time.
+PIECE_BYTES = 64 * 1024
 
 
 def families(settings: Settings) -> Plan:
@@ -77,22 +86,29 @@ class Run:
     ----------
     images, settings, plan, checks, writer, slab, tiles, backend, gauge, reporter, progress
         See their classes.
-    scratch : tuple of BlockRef
-        Of each worker.
     parents : int
         Last ID_PARENT given; it goes on through extensions.
+    shelf : Shelf or None
+        Where rows wait for sky positions, if these come late.
     barren : int
         Extensions so far in which no background could be measured.
+    sources_per_task : int
+        Fewer where columns are long vectors.
+    lent_bytes : int
+        Of tiles and their runs that a task may have mapped; see `layout.Fit`.
+    recorder : Recorder
     """
 
     def __init__(
         self, images: Sequence[ImageSource], settings: Settings, plan: Plan, slab: Slab, backend: Backend, gauge: Gauge,
         writer: CatalogueWriter, checks: CheckImages, reporter: Reporter, fit: Fit, catalogue_in_memory: bool,
+        recorder: Recorder,
     ) -> None:  # fmt: skip
         self.images, self.settings, self.plan, self.slab, self.backend = images, settings, plan, slab, backend
         self.gauge, self.writer, self.checks, self.reporter = gauge, writer, checks, reporter
         self.tiles = TileManager(slab)
-        self.scratch: tuple[BlockRef, ...] = ()
+        self.recorder = recorder
+        recorder.cached = lambda: self.tiles.idle_bytes
         self.parents = 0
         self.barren = 0
         self.paints = "SEGMENTATION" in checks
@@ -100,30 +116,67 @@ class Run:
         self._looked = 0.0
         self._catalogue_in_memory = catalogue_in_memory
         self._need = fit.need_bytes
+        self.shelf = Shelf(plan.row, fit.late.slab, settings.resources.scratch_dir) if fit.late is not None else None
+        self._gave_back = False
+        self.lent_bytes = fit.lent_bytes
+        self._rss_limit = fit.budget.limit if fit.budget.base_rss else 0
         # The kernel's share is in no process's memory.  Between two looks there is time to grow, too.
         self.gauge_limit = fit.budget.limit - max(dict(fit.budget.lines())["kernel"], MIB)
         self._reaches = [m.reach for name in plan.batch if (m := MEASUREMENTS.get(name)).reach is not None]
         self._catalogue_row = row_dtype(output_columns(settings))
         self.progress: Progress
+        # Families make float64 arrays with two entries for each element of a vector, unless they write into rows.
+        elements = max((math.prod(d) for name, d in plan.dims.items() if name not in self._direct(plan)), default=1)
+        most = min(ROWS_BYTES // plan.row.itemsize, VECTOR_BYTES // (16 * elements), SOURCES_PER_TASK)
+        self.sources_per_task = max(most, 1)
+
+    @staticmethod
+    def _direct(plan: Plan) -> set[str]:
+        """Columns that are written where the rows lie."""
+        return {c.name for name in plan.batch if (m := MEASUREMENTS.get(name)).direct for c in m.columns}
 
     def sample(self) -> None:
         """Look at what is held, now and then."""
+        if self._rss_limit and self.gauge.mapped() > PARENT_MAPPED_BYTES:
+            self.slab.unmap()
         now = time.monotonic()
         if now - self._looked > 0.1:
             self._looked = now
-            excess = self.gauge.sample() - self.gauge_limit + self._written_to_memory()
+            room = self.gauge_limit - self._written_to_memory()
+            # What processes no longer share shows in an exact look alone.
+            excess = (self.gauge.exact() if self.gauge.sample() > room - MIB else self.gauge.last.total) - room
             if excess > 0:
                 self._give_back(excess)
+            if 0 < self._rss_limit < self.gauge.last.rss:
+                self._lend_less(self.gauge.last.rss - self._rss_limit)
 
     def _give_back(self, nbytes: int) -> None:
         """The heaps hold more than their allowance: less slab for the rest of the run, so that the limit holds."""
         # A little more at once than asked for, lest every look ends here.
         freed = self.tiles.evict(nbytes + MIB)
         lowered = self.slab.lower_ceiling(nbytes + MIB, self._need)
-        self.reporter.detail(
-            f"heaps are {nbytes >> 10} KiB over their allowance: {lowered >> 10} KiB fewer for buffers, "
-            f"{freed >> 10} KiB of tiles given back"
-        )
+        text = f"the processes hold {size_text(nbytes)} more outside the buffers than was set aside for that; "
+        if lowered >= nbytes:
+            text += f"{size_text(lowered)} of buffers are given up for the rest of the run, so that the limit holds"
+        else:
+            text += f"{size_text(freed)} of cached pixels are given up; all else is needed, so the limit may be passed"
+        self._say(text)
+
+    def _lend_less(self, nbytes: int) -> None:
+        """The sum of Rss is too large: tasks that begin from now on map less."""
+        self.slab.unmap()
+        self.lent_bytes //= 2
+        self._say(f"the sum of Rss is {size_text(nbytes)} over the limit; tasks get fewer cached pixels from now on")
+
+    def _say(self, text: str) -> None:
+        """What the governor did: once in the normal log, and each time in the detailed one and in the report."""
+        self.recorder.note(text)
+        (self.reporter.detail if self._gave_back else self.reporter.info)(f"Memory: {text}")
+        self._gave_back = True
+
+    def mark(self, stage: str, index: int) -> None:
+        """A stage of an extension begins."""
+        self.recorder.mark(stage if len(self.images) == 1 else f"{stage} {index + 1}")
 
     def _written_to_memory(self) -> int:
         """Bytes of a catalogue whose folder is in memory."""
@@ -166,10 +219,21 @@ class Run:
         rows: NDArray[np.int64] = np.ceil(np.nan_to_num(sources["y"], nan=0.0) + half).astype(np.int64)
         return rows
 
+    def take(self, rows: NDArray[Any]) -> None:
+        """Measured rows, in order: to the catalogue, or to where they wait for sky positions."""
+        if self.shelf is None:
+            self.write(rows)
+        else:
+            self.shelf.put(rows)
+
     def write(self, rows: NDArray[Any]) -> None:
         """Give rows to the catalogue: the columns requested come first in each."""
-        packed = rows.view(np.uint8).reshape(len(rows), -1)[:, : self._catalogue_row.itemsize]
-        self.writer.write(np.ascontiguousarray(packed).view(self._catalogue_row).reshape(-1))
+        size = self._catalogue_row.itemsize
+        step = max(PIECE_BYTES // size, 1)
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
+            packed = some.view(np.uint8).reshape(len(some), -1)[:, :size]
+            self.writer.write(np.ascontiguousarray(packed).view(self._catalogue_row).reshape(-1))
         self.written += len(rows)
 
 

@@ -1,31 +1,33 @@
-"""The runs of all tiles, which masks are made of: in the slab, and the oldest in a scratch file when room is short.
+"""What masks are made of: runs of all tiles, and fragments that CLEAN freed; the oldest lie on disk when room is short.
 
-Eight bytes a run; a pixel is never here.  Runs are written once, by the scan, and read by measurements for as long as a source
-may look at their rows.
+Eight bytes a run, twelve a fragment; a pixel is never here.  Runs are written once, by the scan, and read by measurements
+for as long as a source may look at their rows.  A block that has moved behind the slab (``memory/overflow.py``) is read where
+it lies.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sextract.deblending import _clean
 from sextract.memory.slab import Slab, SlabFull
-from sextract.memory.spill import Spill
+from sextract.memory.spill import scratch_folder
 from sextract.memory.tiles import TileManager
-from sextract.records import BlockRef
+from sextract.records import FRAGMENT, BlockRef
 
+# Of the table, for each number: offset and bytes of its block, pins, when it was last used.
+ENTRY_BYTES = 4 * 8
 
-@dataclass(slots=True)
-class _Block:
-    ref: BlockRef | None
-    nbytes: int
-    spilled: int = -1
-    pins: int = 0
+# Last use of what can't be moved: it isn't there, someone reads it, or it has moved already.
+_NEVER = 1 << 62
 
 
 class RunStore:
-    """Blocks of runs by tile index, least recently used first.
+    """Blocks by number; the least recently used moves behind the slab first.
 
     Parameters
     ----------
@@ -33,15 +35,26 @@ class RunStore:
     tiles : TileManager
         Whose idle tiles go first when room is needed.
     scratch_dir : str
-        Folder of the scratch file, which is made when it is first needed.
+        Folder that was chosen for scratch, for messages.
+    numbers : int
+        How many numbers there are: tiles, then what else is kept.
+
+    Attributes
+    ----------
+    offsets : BlockRef
+        An int64 per number, for workers: the byte offset of its block, −1 if there is none.
     """
 
-    def __init__(self, slab: Slab, tiles: TileManager, scratch_dir: str) -> None:
+    def __init__(self, slab: Slab, tiles: TileManager, scratch_dir: str, numbers: int) -> None:
         self._slab, self._tiles, self._folder = slab, tiles, scratch_dir
-        self._blocks: OrderedDict[int, _Block] = OrderedDict()
-        self._spill: Spill | None = None
+        self._table = tiles.alloc(ENTRY_BYTES * numbers, "runs")
+        table = slab.view(self._table, np.int64, (4, numbers))
+        table[:] = np.array([[-1], [0], [0], [_NEVER]])
+        self._offset, self._nbytes, self._pins, self._turn = table
+        self.offsets = BlockRef(self._table.offset, 8 * numbers)
+        self._clock = 0
 
-    def alloc(self, nbytes: int, owner: str) -> BlockRef:
+    def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything, at the expense of idle tiles, then of runs that nobody reads.
 
         Raises
@@ -51,85 +64,170 @@ class RunStore:
         nbytes = max(nbytes, 64)
         while True:
             try:
-                return self._tiles.alloc(nbytes, owner)
+                return self._tiles.alloc(nbytes, owner, low)
             except SlabFull:
-                if not self._spill_one():
+                if not self._move_one():
                     raise
+
+    def alloc_somewhere(self, nbytes: int, owner: str) -> BlockRef:
+        """The same for what can't wait: where there is no room, behind the slab.
+
+        Raises
+        ------
+        SlabFull
+            There is no room there either.
+        ConfigError, OutputError
+            There is no folder for scratch, or its disk is full.
+        """
+        try:
+            return self.alloc(nbytes, owner)
+        except SlabFull:
+            if self._slab.overflow is None:
+                scratch_folder(self._folder)
+            ref = self._slab.alloc_behind(nbytes)
+            if ref is None:
+                raise
+            return ref
 
     def settle(self, ref: BlockRef, nbytes: int, owner: str) -> BlockRef:
         """The first bytes of a block in one of their size, which lies where it doesn't cut the room for large ones.
 
         The block itself is still the caller's to free.
         """
-        small = self.alloc(nbytes, owner)
-        self._slab.bytes_view(small.offset, nbytes)[:] = self._slab.bytes_view(ref.offset, nbytes)
+        small = self.alloc_somewhere(nbytes, owner)
+        self._copy(ref, small, nbytes)
         return small
 
-    def put_away(self, ref: BlockRef) -> int:
-        """Copy a block to the scratch file, for `bring_back`; the block is the caller's to free."""
-        return self._scratch().put(self._slab.bytes_view(ref.offset, ref.nbytes))[0]
+    def put_away(self, ref: BlockRef) -> BlockRef:
+        """Move a block that only waits behind the slab; its new place, or the old one if there is none behind."""
+        moved = self._slab.alloc_behind(ref.nbytes)
+        if moved is None:
+            return ref
+        self._copy(ref, moved, ref.nbytes)
+        self._slab.free(ref)
+        return moved
 
-    def bring_back(self, place: int, nbytes: int, owner: str) -> BlockRef:
-        """A block with what was put away."""
-        ref = self.alloc(nbytes, owner)
-        self._scratch().get(place, nbytes, self._slab.bytes_view(ref.offset, nbytes))
-        return ref
+    def _copy(self, old: BlockRef, new: BlockRef, nbytes: int) -> None:
+        self._slab.bytes_view(new.offset, nbytes)[:] = self._slab.bytes_view(old.offset, nbytes)
 
-    def _scratch(self) -> Spill:
-        if self._spill is None:
-            self._spill = Spill(self._folder)
-        return self._spill
+    def add(self, number: int, ref: BlockRef) -> None:
+        """Keep a block, in place of what was kept under that number and nobody reads."""
+        self._drop(number)
+        self._offset[number], self._nbytes[number] = ref
+        self._used(slice(number, number + 1))
 
-    def add(self, index: int, ref: BlockRef) -> None:
-        """Keep the runs of a tile."""
-        self._blocks[index] = _Block(ref, ref.nbytes)
+    def find(self, number: int) -> BlockRef | None:
+        """Where a block is, until the next one is asked for; None if there is none."""
+        offset = int(self._offset[number])
+        return None if offset < 0 else BlockRef(offset, int(self._nbytes[number]))
 
-    def pin(self, indices: Iterable[int]) -> dict[int, int]:
-        """Have the runs of these tiles in the slab until `release`: tile → byte offset.
+    def _drop(self, number: int) -> None:
+        ref = self.find(number)
+        if ref is not None:
+            self._slab.free(ref)
+            self._offset[number], self._turn[number] = -1, _NEVER
 
-        Raises
-        ------
-        SlabFull
-            Nothing is pinned then.
-        """
-        out: dict[int, int] = {}
-        try:
-            for index in indices:
-                block = self._blocks.get(index)
-                if block is None:
-                    continue
-                if block.ref is None:
-                    block.ref = self.bring_back(block.spilled, block.nbytes, "runs")
-                block.pins += 1
-                self._blocks.move_to_end(index)
-                out[index] = block.ref.offset
-        except SlabFull:
-            self.release(out)
-            raise
-        return out
+    def _used(self, numbers: slice) -> None:
+        """Those that can be moved are the last to be."""
+        self._clock += 1
+        offset = self._offset[numbers]
+        movable = (offset >= 0) & (offset < self._slab.capacity) & (self._pins[numbers] == 0)
+        self._turn[numbers] = np.where(movable, self._clock, _NEVER)
 
-    def release(self, indices: Iterable[int]) -> None:
-        """Give pinned runs back."""
-        for index in indices:
-            self._blocks[index].pins -= 1
+    def pin(self, first: int, last: int) -> slice:
+        """Have the blocks first <= number < last stay where they are until `release`."""
+        pinned = slice(first, last)
+        self._pins[pinned] += 1
+        self._turn[pinned] = _NEVER
+        return pinned
 
-    def _spill_one(self) -> bool:
-        """Move the least recently used block that nobody reads to the scratch file."""
-        for block in self._blocks.values():
-            if block.ref is None or block.pins:
-                continue
-            if block.spilled < 0:
-                block.spilled = self.put_away(block.ref)
-            self._slab.free(block.ref)
-            block.ref = None
-            return True
-        return False
+    def release(self, pinned: slice) -> None:
+        """Give pinned blocks back."""
+        self._pins[pinned] -= 1
+        self._used(pinned)
+
+    def _move_one(self) -> bool:
+        """Move the least recently used block that nobody reads behind the slab."""
+        number = int(self._turn.argmin())
+        if self._turn[number] == _NEVER:
+            return False
+        ref = BlockRef(int(self._offset[number]), int(self._nbytes[number]))
+        moved = self.put_away(ref)
+        if moved == ref:
+            return False
+        self._offset[number], self._turn[number] = moved.offset, _NEVER
+        return True
 
     def close(self) -> None:
         """Let go of everything."""
-        for block in self._blocks.values():
-            if block.ref is not None:
-                self._slab.free(block.ref)
-        self._blocks.clear()
-        if self._spill is not None:
-            self._spill.close()
+        for number in np.flatnonzero(self._offset >= 0).tolist():
+            self._drop(number)
+        self._slab.free(self._table)
+
+
+class Freed:
+    """Fragments that CLEAN freed, by band (a row of tiles), those of a band sorted by row when they are read.
+
+    Parameters
+    ----------
+    store : RunStore
+        Keeps the blocks, under numbers from `first` on.
+    slab_bytes : uint8 array
+        The whole range of offsets.
+    first, band_rows, height : int
+    """
+
+    def __init__(self, store: RunStore, slab_bytes: NDArray[np.uint8], first: int, band_rows: int, height: int) -> None:
+        self._store, self._bytes, self._first, self._rows = store, slab_bytes, first, band_rows
+        bands = -(-height // band_rows)
+        self._table = store.alloc_somewhere(16 * bands, "clean")
+        table = slab_bytes[self._table.offset : self._table.offset + 16 * bands].view(np.int64)
+        table[:] = 0
+        self._counts, self._sorted = table[:bands], table[bands:]
+
+    def add(self, fragments: NDArray[Any]) -> None:
+        """Add fragments (FRAGMENT array) in any order."""
+        bands = fragments["y"] // self._rows
+        for band in np.unique(bands).tolist():
+            self._append(band, fragments[bands == band])
+
+    def _append(self, band: int, new: NDArray[Any]) -> None:
+        number, n = self._first + band, int(self._counts[band])
+        ref = self._store.find(number)
+        if ref is None or (n + len(new)) * FRAGMENT.itemsize > ref.nbytes:
+            larger = self._store.alloc_somewhere(max(2 * n, n + len(new), 16) * FRAGMENT.itemsize, "clean")
+            # Room for it may have been made by moving the old one.
+            old = self._store.find(number)
+            if old is not None:
+                self._view(larger, n)[:] = self._view(old, n)
+            self._store.add(number, larger)
+            ref = larger
+        self._view(ref, n + len(new))[n:] = new
+        self._counts[band] = n + len(new)
+
+    def _view(self, ref: BlockRef, n: int) -> NDArray[Any]:
+        return self._bytes[ref.offset : ref.offset + n * FRAGMENT.itemsize].view(FRAGMENT)
+
+    def count(self, bands: range) -> int:
+        """Fragments in these bands."""
+        return int(self._counts[bands.start : bands.stop].sum())
+
+    def copy(self, bands: Iterable[int], out: NDArray[Any]) -> None:
+        """Those of ascending bands, sorted by row."""
+        at = 0
+        for band in bands:
+            n = int(self._counts[band])
+            ref = self._store.find(self._first + band)
+            if ref is None or n == 0:
+                continue
+            mine = self._view(ref, n)
+            if self._sorted[band] != n:
+                _clean.sort_rows(mine)
+                self._sorted[band] = n
+            out[at : at + n] = mine
+            at += n
+
+    @property
+    def kept(self) -> BlockRef:
+        """The table, for whoever closes; the blocks are the store's."""
+        return self._table

@@ -16,22 +16,23 @@ from numpy.typing import NDArray
 from sextract.config.settings import Settings
 from sextract.deblending import _clean
 from sextract.errors import ConfigError
-from sextract.memory.slab import SlabFull
-from sextract.pipeline.runs import RunStore
+from sextract.pipeline.runs import Freed, RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
-
-# Marks an eaten source that has been painted, or whose eater is gone.
-GONE = -(1 << 62)
 
 # Entries of the hash table over the window, and neighbours that one source may have.
 HEADS = 16384
 FOUND = 65536
 
-# Freed fragments whose first and last row are noted together.
-PORTION = 2048
+# Fragments that are freed at a time, unless one source has more.
+PORTION = 4096
+
+# Sources that are told their reach at a time: no array made of them is large.
+NUMBERED = 512
 
 Reach = Callable[[NDArray[Any]], NDArray[np.int64]]
+
+NO_EATEN = np.empty(0, EATEN)
 
 
 class SourceTable:
@@ -44,8 +45,8 @@ class SourceTable:
     slab_bytes : uint8 array
         The whole slab.
     settings : Settings
-    width, height : int
-        Frame.
+    width, height, band_rows, first_band : int
+        Frame, rows of a tile, and the number of the first band of freed fragments in the store.
     reach : callable
         Rows to which sources will look (`plan.Run.reach_rows`).
 
@@ -55,6 +56,8 @@ class SourceTable:
         Rows of the table that have their final state, and those that were given to a batch.
     detected, number : int
         Sources before CLEAN, and the last NUMBER given.
+    freed : Freed
+        Fragments that CLEAN freed.
     """
 
     def __init__(
@@ -65,11 +68,13 @@ class SourceTable:
         settings: Settings,
         width: int,
         height: int,
+        band_rows: int,
+        first_band: int,
         reach: Reach,
     ) -> None:
         self.store, self.slab, self.bytes, self.reach = store, slab, slab_bytes, reach
         detection, deblending = settings.detection, settings.deblending
-        self._kept = [store.alloc(4 * HEADS, "clean"), store.alloc(4 * FOUND, "clean")]
+        self._kept = [store.alloc_somewhere(4 * HEADS, "clean"), store.alloc_somewhere(4 * FOUND, "clean")]
         heads, found = (self._view(ref, np.dtype(np.int32), n) for ref, n in zip(self._kept, (HEADS, FOUND), strict=True))
         lag = detection.kernel.shape[0] // 2 if detection.kernel is not None else -1
         self.cleaner = _clean.Cleaner(
@@ -80,9 +85,8 @@ class SourceTable:
         self._follow_ref: BlockRef | None = None
         self.base = 0
         self._grow(2048)
-        self._freed_ref = store.alloc(FRAGMENT.itemsize * 4096, "clean")
-        self._nfreed = 0
-        self._portions: list[tuple[int, int]] = []
+        self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * PORTION, "clean")
+        self.freed = Freed(store, slab_bytes, first_band, band_rows, height)
         self.numbered = self.batched = 0
         self.number = self.detected = 0
         self._outputs: deque[tuple[int, BlockRef]] = deque()
@@ -103,7 +107,8 @@ class SourceTable:
 
     def _grow(self, capacity: int) -> None:
         count = self.count
-        table, follow = self.store.alloc(capacity * SOURCE.itemsize, "sources"), self.store.alloc(4 * capacity, "sources")
+        table = self.store.alloc_somewhere(capacity * SOURCE.itemsize, "sources")
+        follow = self.store.alloc_somewhere(4 * capacity, "sources")
         new = self._view(table, SOURCE, capacity)
         if self._table_ref is not None and self._follow_ref is not None:
             new[:count] = self._table[:count]
@@ -129,13 +134,10 @@ class SourceTable:
         sources = self._view(out, SOURCE, nsources, room * FRAGMENT.itemsize)
         kept = self.store.settle(out, nfragments * FRAGMENT.itemsize, "sources")
         sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + kept.offset
-        if self.count + nsources > len(self._table):
+        if self.count + nsources > len(self._table) and written - self.base > len(self._table) // 8:
             self._compact(written)
         if self.count + nsources > len(self._table):
-            try:
-                self._grow(2 * (self.count + nsources))
-            except SlabFull:
-                self._grow((self.count + nsources) * 9 // 8)
+            self._grow(2 * (self.count + nsources))
         upto = self.count + nsources
         self._table[self.count : upto] = sources
         self.detected += nsources
@@ -143,19 +145,17 @@ class SourceTable:
         self.slab.free(out)
         while True:
             room = self._freed_ref.nbytes // FRAGMENT.itemsize
-            n, more = self.cleaner.add(upto, self.bytes, self._view(self._freed_ref, FRAGMENT, room)[self._nfreed :])
-            self._nfreed += n
+            freed = self._view(self._freed_ref, FRAGMENT, room)
+            n, more = self.cleaner.add(upto, self.bytes, freed)
+            for first in range(0, n, PORTION):
+                self.freed.add(freed[first : min(first + PORTION, n)])
             if more == 0:
                 return
             if more < 0:
                 raise ConfigError(f"CLEAN: a source has over {FOUND} neighbours; raise DETECT_MINAREA or DETECT_THRESH")
-            self._grow_freed(max(2 * room, self._nfreed + more))
-
-    def _grow_freed(self, room: int) -> None:
-        new, n = self.store.alloc(room * FRAGMENT.itemsize, "clean"), self._nfreed * FRAGMENT.itemsize
-        self.bytes[new.offset : new.offset + n] = self.bytes[self._freed_ref.offset : self._freed_ref.offset + n]
-        self.slab.free(self._freed_ref)
-        self._freed_ref = new
+            if more > room:
+                self.slab.free(self._freed_ref)
+                self._freed_ref = self.store.alloc_somewhere(more * FRAGMENT.itemsize, "clean")
 
     def _compact(self, written: int) -> None:
         """Drop rows that are done with from the front."""
@@ -163,13 +163,7 @@ class SourceTable:
         if n <= 0:
             return
         left = self.count - n
-        for first in range(0, left, 256):
-            last = min(first + 256, left)
-            self._table[first:last] = self._table[first + n : last + n]
-        moved = self._table[:left]
-        eaten = np.flatnonzero((moved["number"] < 0) & (moved["number"] > GONE))
-        eaters = -1 - moved["number"][eaten] - n
-        moved["number"][eaten] = np.where(eaters >= 0, -1 - eaters, GONE)
+        _clean.drop(self._table[: self.count], n)
         self.base += n
         self.numbered -= n
         self.batched -= n
@@ -179,50 +173,19 @@ class SourceTable:
         """Number what can't change any more, and note in ``spare`` down to which row each will look."""
         first = self.numbered
         self.numbered, self.number = self.cleaner.number(first, final_row, self.number)
-        new = self._table[first : self.numbered]
-        if len(new):
+        for start in range(first, self.numbered, NUMBERED):
+            new = self._table[start : min(start + NUMBERED, self.numbered)]
             new["spare"] = self.reach(new)
 
-    def freed_between(self, y0: int, y1: int) -> NDArray[Any]:
-        """FRAGMENTs of rows y0 <= y < y1 that CLEAN freed, sorted by row."""
-        freed = self._view(self._freed_ref, FRAGMENT, self._nfreed)
-        # Sources close in about the order of their rows, so few of the portions hold any of these.
-        while (len(self._portions) + 1) * PORTION <= self._nfreed:
-            rows = freed["y"][len(self._portions) * PORTION :][:PORTION]
-            self._portions.append((int(rows.min()), int(rows.max())))
-        some = [freed[len(self._portions) * PORTION :]]
-        some += [
-            freed[k * PORTION : (k + 1) * PORTION] for k, (low, high) in enumerate(self._portions) if low < y1 and high >= y0
-        ]
-        some = [part[(part["y"] >= y0) & (part["y"] < y1)] for part in some]
-        found = np.concatenate(some)
-        return found[np.argsort(found["y"], kind="stable")]
-
-    def _eaters(self, upto: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows below `upto` that were eaten, and the row of who has them in the end."""
-        numbers = self._table["number"][: self.count]
-        index = np.flatnonzero((numbers[:upto] < 0) & (numbers[:upto] > GONE))
-        root = -1 - numbers[index]
-        while (deeper := numbers[root] < 0).any():
-            root[deeper] = -1 - numbers[root[deeper]]
-        return index, root
 
     def kept_from(self, written: int) -> int:
         """Absolute place up to which rows are done with: all but those whose eater isn't written, if pixels are painted."""
-        index, root = self._eaters(written - self.base)
-        late = index[root >= written - self.base]
-        return self.base + int(late[0]) if len(late) else written
+        return self.base + int(_clean.first_eaten_later(self._table[: self.count], written - self.base))
 
-    def eaten_by(self, first: int, last: int) -> NDArray[Any]:
-        """What the sources at absolute places [first, last) have eaten, with their NUMBERs."""
-        index, root = self._eaters(self.count)
-        numbers = self._table["number"]
-        mine = (root >= first - self.base) & (root < last - self.base)
-        out = np.empty(int(mine.sum()), EATEN)
-        for name in ("fragments", "nfragments"):
-            out[name] = self._table[name][index[mine]]
-        out["number"] = numbers[root[mine]]
-        return out
+    def eaten_by(self, first: int, last: int, out: NDArray[Any] = NO_EATEN) -> int:
+        """How many the sources at absolute places [first, last) have eaten; what, with their NUMBERs, goes to `out` (EATEN)."""
+        rows = self._table[: self.count]
+        return int(_clean.eaten_by(rows, first - self.base, last - self.base, out.view(np.int64).reshape(-1, 3)))
 
     def release(self, written: int) -> None:
         """Free the fragments of rows before an absolute place."""
@@ -231,6 +194,7 @@ class SourceTable:
 
     def close(self) -> None:
         """Free everything."""
-        for ref in (*self._kept, self._table_ref, self._follow_ref, self._freed_ref, *(r for _, r in self._outputs)):
+        tables = *self._kept, self._table_ref, self._follow_ref, self._freed_ref, self.freed.kept
+        for ref in (*tables, *(r for _, r in self._outputs)):
             if ref is not None:
                 self.slab.free(ref)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sextract.background.mesh import SCRATCH_BYTES, CellStream, MeshGrid, cell_statistics
 from sextract.background.surface import Background
 from sextract.checkimage.apertures import ApertureImage, circles, ellipses
-from sextract.checkimage.checkimage import CheckImages
+from sextract.checkimage.checkimage import FRAGMENTS, CheckImages
 from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
@@ -62,13 +62,14 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What workers must know of an extension; sent again, with the frame, when the background is known."""
+    """What workers must know of an extension; sent again, with the frame less its header, when the background is known."""
 
     extension: int
     mesh: MeshGrid
     maps: BlockRef
     tiles: TileGrid
     scratch: tuple[BlockRef, ...]
+    runs: BlockRef
     frame: Frame | None = None
 
 
@@ -104,6 +105,11 @@ def reading_bytes(mesh: MeshGrid) -> int:
     return READ_BYTES + -(-Background.scratch_bytes(mesh) // 4096) * 4096
 
 
+def held_bytes(tiles: TileGrid) -> int:
+    """Part of a worker's scratch that says where tiles are held."""
+    return -(-8 * tiles.across * tiles.down // 4096) * 4096
+
+
 class Stages:
     """Does the tasks of one worker.
 
@@ -122,11 +128,13 @@ class Stages:
         self, slot: int, slab: Slab, images: Sequence[ImageSource], settings: Settings, plan: Plan, checks: CheckImages
     ) -> None:
         self.slot, self.slab, self.images, self.settings, self.plan, self.checks = slot, slab, images, settings, plan, checks
-        self.bytes = np.frombuffer(slab.bytes_view(0, slab.capacity), np.uint8)
+        self.bytes = np.frombuffer(slab.bytes_view(0, slab.extent), np.uint8)
         self.floats = self.bytes[: len(self.bytes) // 4 * 4].view(np.float32)
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
+        self.counts_rss = settings.resources.account == "rss"
+        self.kept: tuple[BlockRef, ...] = ()
         self.handlers: dict[int, Callable[[bytes], bytes]] = {
             Kind.SETUP: self.setup,
             Kind.MESH: self.mesh,
@@ -138,20 +146,35 @@ class Stages:
         }
 
     def __call__(self, kind: int, payload: bytes) -> bytes:
-        return self.handlers[kind](payload)
+        try:
+            return self.handlers[kind](payload)
+        finally:
+            self.settle()
+            self._unmap()
+
+    def settle(self) -> None:
+        """Let go of what lies behind the slab."""
+        if self.slab.overflow is not None:
+            self.slab.overflow.drop()
+
+    def _unmap(self) -> None:
+        """Where the sum of Rss counts: have nothing of the slab in this process's map but its scratch."""
+        if self.counts_rss:
+            self.slab.unmap(*self.kept)
 
     def warm(self, payload: bytes) -> bytes:
         """Run every family once on a made-up star, so that what this process shares no longer with its template is known."""
-        side = 65
-        y, x = np.mgrid[:side, :side].astype(np.float32)
-        star = 100 * np.exp(-0.125 * ((x - 32) ** 2 + (y - 32) ** 2))
+        side = 63
+        x2 = (np.arange(side, dtype=np.float32) - 32) ** 2
+        star = 100 * np.exp(-0.125 * (x2[:, None] + x2))
+        dims = {name: (1,) * len(shape) for name, shape in self.plan.dims.items()}
         sources = np.zeros(4, SOURCE)
         for name, value in WARM_SOURCE.items():
             sources[name] = value
         arena = np.empty(4 * star.size, np.float32)
         cutter = PlainPixels(star)
         frame = Frame(side, side, threshold=1.0, analysis_threshold=1.0)
-        batch = Batch(sources, frame, self.settings, self.plan.dims, cutter, arena)
+        batch = Batch(sources, frame, self.settings, dims, cutter, arena)
         for name in self.plan.batch:
             MEASUREMENTS.get(name).run(batch)
         drop_code_pages()
@@ -160,16 +183,19 @@ class Stages:
     def setup(self, payload: bytes) -> bytes:
         """Begin an extension, or learn its frame."""
         s: Setup = pickle.loads(payload)
-        self.extension, self.frame, self.tiles = s.extension, s.frame, s.tiles
+        self.extension, self.tiles = s.extension, s.tiles
         self.image = self.images[s.extension]
+        self.frame = None if s.frame is None else replace(s.frame, header=self.image.info.header)
         self.background = Background.on(self._bytes(s.maps), s.mesh)
+        self.kept = (s.scratch[self.slot],)
         scratch = self._bytes(s.scratch[self.slot])
         reading = reading_bytes(s.mesh)
-        self.reading, self.scratch = scratch[:reading], scratch[reading:]
-        ntiles = s.tiles.across * s.tiles.down
-        self.held, self.runs = np.full(ntiles, -1, np.int64), np.full(ntiles, -1, np.int64)
-        if s.frame is not None:
-            self._start_deblending(s.frame)
+        table = held_bytes(s.tiles)
+        self.reading, self.scratch = scratch[:reading], scratch[reading + table :]
+        self.held = scratch[reading : reading + 8 * s.tiles.across * s.tiles.down].view(np.int64)
+        self.runs = self._bytes(s.runs).view(np.int64)
+        if self.frame is not None:
+            self._start_deblending(self.frame)
         return b""
 
     def _bytes(self, ref: BlockRef) -> NDArray[np.uint8]:
@@ -185,6 +211,8 @@ class Stages:
 
     def load(self, box: Box, out: NDArray[np.float32]) -> int:
         """Background-subtracted pixels of a box, from the file; the number of bad ones."""
+        # Whoever looks farther than the tiles it was lent may touch the runs of many more.
+        self._unmap()
         bad = self.image.read_into(box, out, self.reading)
         self.background.subtract(box, out, self.reading)
         return bad
@@ -351,6 +379,7 @@ class Stages:
             first_row=ready[0],
             final_row=ready[1],
             masking=self.settings.photometry.mask_type != "NONE",
+            settle=self.settle,
         )
 
     def _arena_floats(self) -> int:
@@ -372,11 +401,8 @@ class Stages:
         """Measure a batch of sources; answers with pairs of those that must wait: index, row that must be final."""
         head = np.frombuffer(payload, np.int64)
         n, source_at, place_at, freed_at, nfreed, rows_at, nrows, first_row, final_row = head[:9].tolist()
-        eaten_at, neaten, ntiles, nruns = head[9:13].tolist()
-        pairs = head[13:].reshape(-1, 2)
-        self._hold(pairs[:ntiles])
-        self.runs[:] = -1
-        self.runs[pairs[ntiles : ntiles + nruns, 0]] = pairs[ntiles : ntiles + nruns, 1]
+        eaten_at, neaten = head[9:11].tolist()
+        self._hold(head[11:].reshape(-1, 2))
         sources = self.bytes[source_at : source_at + n * SOURCE.itemsize].view(SOURCE)
         place = self.bytes[place_at : place_at + 8 * n].view(np.int64)
         freed = self.bytes[freed_at : freed_at + nfreed * FRAGMENT.itemsize].view(FRAGMENT)
@@ -408,17 +434,18 @@ class Stages:
         """APERTURES: outlines of what was measured."""
         s, image = batch.sources, self.checks["APERTURES"]
         assert isinstance(image, ApertureImage)
-        parts = []
-        if batch.wants(*APERTURE_COLUMNS):
-            parts.append(circles(s["x"], s["y"], self.settings.photometry.apertures))
-        for kind in ("AUTO", "PETRO"):
-            radius = {"AUTO": "KRON_RADIUS", "PETRO": "PETRO_RADIUS"}[kind]
-            if batch.wants(*(f"{q}_{kind}" for q in ("FLUX", "FLUXERR", "MAG", "MAGERR"))):
-                parts.append(ellipses(s["x"], s["y"], s["a"], s["b"], s["theta"], batch[radius], s["flags"]))
-        if parts:
-            outlines = np.concatenate(parts, axis=1)
-            for number, some in zip(s["number"].tolist(), outlines, strict=True):
-                image.put_outlines(self.extension, (number - 1) * len(some), some)
+        apertures = self.settings.photometry.apertures if batch.wants(*APERTURE_COLUMNS) else ()
+        radii = [
+            batch[radius]
+            for kind, radius in (("AUTO", "KRON_RADIUS"), ("PETRO", "PETRO_RADIUS"))
+            if batch.wants(*(f"{q}_{kind}" for q in ("FLUX", "FLUXERR", "MAG", "MAGERR")))
+        ]
+        each = len(apertures) + len(radii)
+        for i in range(len(s) if each else 0):
+            one = s[i : i + 1]
+            shape = one["x"], one["y"], one["a"], one["b"], one["theta"]
+            parts = [circles(one["x"], one["y"], apertures), *(ellipses(*shape, r[i : i + 1], one["flags"]) for r in radii)]
+            image.put_outlines((int(one["number"][0]) - 1) * each, np.concatenate(parts, axis=1))
 
     def _measure(
         self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int], rows: NDArray[Any], place: NDArray[np.int64]
@@ -427,7 +454,7 @@ class Stages:
         assert self.frame is not None
         batch = Batch(
             sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, ready),
-            self.scratch[: 4 * self._arena_floats()].view(np.float32),
+            self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place,
         )  # fmt: skip
         for name in self.plan.batch:
             MEASUREMENTS.get(name).run(batch)
@@ -499,11 +526,11 @@ class TilePlanes:
 
 
 def _portions(fragments: NDArray[Any], room: int) -> Iterator[tuple[NDArray[Any], int]]:
-    """Consecutive fragments with at most `room` pixels together, and their pixels."""
-    ends = np.cumsum(fragments["x1"] - fragments["x0"], dtype=np.int64)
+    """Consecutive fragments, not very many, with at most `room` pixels together, and their pixels."""
     first = 0
     while first < len(fragments):
-        before = int(ends[first - 1]) if first else 0
-        last = max(int(np.searchsorted(ends, before + room, side="right")), first + 1)
-        yield fragments[first:last], int(ends[last - 1]) - before
-        first = last
+        some = fragments[first : first + FRAGMENTS]
+        ends = np.cumsum(some["x1"] - some["x0"], dtype=np.int64)
+        n = max(int(np.searchsorted(ends, room, side="right")), 1)
+        yield some[:n], int(ends[n - 1])
+        first += n

@@ -44,26 +44,32 @@ class Desk:
         self.slab, self.tiles, self.backend, self.settings = run.slab, run.tiles, run.backend, run.settings
         self.info = run.images[extension].info
         self.grid = layout.tiles
-        self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.capacity), np.uint8)
-        self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir)
+        self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.extent), np.uint8)
+        numbers = (self.grid.across + 1) * self.grid.down
+        self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir, numbers)
         self._callbacks: dict[int, tuple[Callable[[Reply], None], Callable[[str], None]]] = {}
         self._kept: list[BlockRef] = []
 
     def alloc(self, nbytes: int, owner: str) -> BlockRef:
-        """A block, at the expense of tiles and runs that nobody reads; SlabFull if there is no room."""
-        return self.store.alloc(nbytes, owner)
+        """A block for an answer, which can't wait: behind the slab if there is no room in it."""
+        return self.store.alloc_somewhere(nbytes, owner)
 
-    def alloc_for_task(self, nbytes: int, owner: str) -> BlockRef:
-        """A block for a new task, which leaves room for the answers of those that run."""
-        ref = self.alloc(nbytes, owner)
-        if self._callbacks and not self.tiles.make_room(SPARE_BYTES):
+    def alloc_for_task(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
+        """A block for a new task, which leaves room for the answers of those that run; SlabFull if it had better wait.
+
+        If none runs there is nothing to wait for.
+        """
+        if not self.busy and not low:
+            return self.alloc(nbytes, owner)
+        ref = self.store.alloc(nbytes, owner, low)
+        if self.busy and not self.tiles.make_room(SPARE_BYTES):
             self.slab.free(ref)
             raise SlabFull(nbytes, self.slab.free_bytes, self.slab.largest_free())
         return ref
 
     def keep(self, nbytes: int, owner: str) -> BlockRef:
         """A block for as long as the extension lasts."""
-        ref = self.alloc(nbytes, owner)
+        ref = self.store.alloc(nbytes, owner)
         self._kept.append(ref)
         return ref
 
@@ -84,15 +90,22 @@ class Desk:
         """Have a worker do something; `then` takes the answer, `crashed` the signal if it crashes two workers."""
         self._callbacks[self.backend.submit(Task(int(kind), payload, affinity))] = then, crashed or self.give_up
 
-    def give_up(self, died: str) -> None:
-        """End the run over a task that crashes workers."""
-        raise WorkerError(f"{self.info.spec}: a task crashed two workers one after the other ({died})")
+    def give_up(self, died: str, what: str = "a task") -> None:
+        """End the run over a task that crashes workers; `what` says what it was about."""
+        raise WorkerError(f"{self.info.spec}: {what} crashed two workers one after the other ({died})")
 
     def wait(self) -> None:
         """Take the answers that are there, or wait for one."""
         for result in self.backend.wait(0.2):
             self._answer(result)
+        # In this order, so that the gauge sees what lies behind the slab and is held all the same.
         self.run.sample()
+        self.settle()
+
+    def settle(self) -> None:
+        """Let go of what this process has touched behind the slab."""
+        if self.slab.overflow is not None:
+            self.slab.overflow.settle()
 
     def _answer(self, result: Result) -> None:
         then, crashed = self._callbacks.pop(result.ticket)
@@ -107,7 +120,13 @@ class Desk:
         """Hold the tiles of these rows that are there."""
         g = self.grid
         first, last = max(y0, 0) // g.rows, min(max(y1, 1), g.height) - 1
-        return self.tiles.pin((self.extension, ty, tx) for ty in range(first, last // g.rows + 1) for tx in range(g.across))
+        keys = [(self.extension, ty, tx) for ty in range(first, last // g.rows + 1) for tx in range(g.across)]
+        most = max(self.run.lent_bytes // self.layout.tile_bytes, 1)
+        if len(keys) > most:
+            # What a task isn't lent it reads itself; most of what it looks at is in the middle.
+            held = [key for key in keys if key in self.tiles]
+            keys = held[max(len(held) - most, 0) // 2 :][:most]
+        return self.tiles.pin(keys)
 
     def tile_pairs(self, lease: Lease) -> bytes:
         """Index and place of the tiles of a lease, for a task."""
@@ -129,12 +148,13 @@ class Desk:
         """Have a tile loaded and, if `runs` isn't empty, scanned from where `state` (rows done, bad pixels) says."""
         done, bad = state or (0, 0)
         payload = pack(*key[1:], block.offset, runs.offset, runs.nbytes, done, bad)
-        self.submit(Kind.SCAN, payload, then)
+        t = self.grid.tile(*key[1:])
+        what = f"scanning rows {t.y0 + 1} to {t.y1}, columns {t.x0 + 1} to {t.x1}"
+        self.submit(Kind.SCAN, payload, then, crashed=lambda died: self.give_up(died, what))
 
     def close(self) -> None:
         """Free everything but what the stages hold."""
         for ref in self._kept:
             self.slab.free(ref)
         self.store.close()
-        for key in list(self.tiles):
-            self.tiles.discard(key)
+        self.tiles.clear()

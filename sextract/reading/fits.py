@@ -88,6 +88,10 @@ class PlainSource:
         """See ``ImageSource.read_raw``."""
         self._handle.read_exactly(self._info.data_offset + offset, out)
 
+    def check_unchanged(self) -> None:
+        """See ``ImageSource.check_unchanged``."""
+        self._handle.check_unchanged()
+
     def close(self) -> None:
         """See ``ImageSource.close``."""
         self._handle.close()
@@ -123,10 +127,7 @@ def open_fits(path: str, scratch_dir: str = "") -> list[Hdu]:
 
 def list_hdus(handle: FileHandle) -> list[Hdu]:
     """The same for a file that is open already."""
-    try:
-        return list(_walk(handle))
-    finally:
-        handle.close()
+    return list(_walk(handle))
 
 
 def _walk(handle: FileHandle) -> Iterator[Hdu]:

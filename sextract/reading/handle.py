@@ -1,5 +1,8 @@
 """An input file that many processes read: opened when first needed, once per process, and known not to have changed.
 
+The process that opened it first keeps it open; what it forks reads the same file, even if its name has been given to
+another one meanwhile.  `check_unchanged` tells at the end whether all that was read came from one state of it.
+
 It knows bytes only.  Reads are positioned, so that processes which inherited one descriptor don't disturb each other.
 """
 
@@ -70,14 +73,35 @@ class FileHandle:
         InputError
             The file is gone, or is not the one that was there before.
         """
-        pid = os.getpid()
-        if self._pid == pid:
+        if self._pid == os.getpid():
             return self._fd
-        fd = self._open_kept() if self._kept >= 0 else self._open_named()
+        fd = self._open_inherited()
+        if fd < 0:
+            fd = self._open_kept() if self._kept >= 0 else self._open_named()
         if Identity.of(fd) != self.identity:
             self.close()
-            raise InputError(f"{self.path}: the file changed while it was being read")
+            raise self._changed()
         return fd
+
+    def check_unchanged(self) -> None:
+        """Make sure that the file is still what it was when it was opened.
+
+        Raises
+        ------
+        InputError
+            It was written to, cut, or replaced by another one meanwhile.  One that was removed is no error: its bytes
+            are there as long as somebody has it open.
+        """
+        if Identity.of(self.fileno()) != self.identity:
+            raise self._changed()
+        if self._kept < 0:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(self._target)
+                if (status.st_dev, status.st_ino) != self.identity[:2]:
+                    raise self._changed()
+
+    def _changed(self) -> InputError:
+        return InputError(f"{self.path}: the file changed while it was being read; run again when it is complete")
 
     def _open_named(self) -> int:
         try:
@@ -86,12 +110,18 @@ class FileHandle:
             raise InputError(f"{self.path}: can't open the image: {exc.strerror}") from exc
         return self._adopt(fd)
 
-    def _open_kept(self) -> int:
-        # Inherited by a fork, unless something else has taken that number since.
+    def _open_inherited(self) -> int:
+        """The file that a fork has open already, opened anew for read-ahead of its own; -1 if there is none."""
+        fd = self._fd
         with contextlib.suppress(OSError):
-            if Identity.of(self._kept) == self.identity:
-                self._fd, self._pid = self._kept, os.getpid()
-                return self._fd
+            # Something else may have taken that number since.
+            if fd >= 0 and Identity.of(fd)[:2] == self.identity[:2]:
+                with contextlib.suppress(OSError):
+                    fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                return self._adopt(fd)
+        return -1
+
+    def _open_kept(self) -> int:
         try:
             fd = os.open(f"/proc/{self._owner}/fd/{self._kept}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
@@ -114,7 +144,8 @@ class FileHandle:
                     break
                 done += got
         except OSError as exc:
-            raise InputError(f"{self.path}: can't read {len(view)} bytes at {offset}: {exc.strerror}") from exc
+            what = self.path if self._kept < 0 else f"{self.path}, unpacked to a scratch file"
+            raise InputError(f"{what}: can't read {len(view)} bytes at {offset}: {exc.strerror}") from exc
         return done
 
     def read_exactly(self, offset: int, out: NDArray[np.uint8]) -> None:
@@ -122,7 +153,7 @@ class FileHandle:
         got = self.read(offset, out)
         if got < len(out):
             raise InputError(
-                f"{self.path}: the file ends at byte {offset + got}, it had {self.size} when it was opened"
+                f"{self.path}: the file changed while it was being read: it ends at byte {offset + got}, it had {self.size}"
             )
 
     def close(self) -> None:

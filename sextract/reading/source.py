@@ -118,6 +118,10 @@ class ImageSource(Protocol):
         """Fill `out` with bytes of the stored data unit, `offset` bytes from its beginning."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Make sure that all that was read came from one state of the file; InputError if it has changed meanwhile."""
+        ...
+
     def close(self) -> None:
         """Let go of the file in this process; reading again opens it again."""
         ...

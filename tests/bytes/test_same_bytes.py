@@ -80,6 +80,22 @@ def test_sources_measured_while_the_scan_goes_on(cli: CommandLine, tmp_path: Pat
     assert compare(cli, image, tmp_path, combinations, **keywords) >= 3
 
 
+@pytest.mark.parametrize("extensions", [1, 2])
+def test_sky_positions_that_come_late(cli: CommandLine, tmp_path: Path, extensions: int) -> None:
+    """A limit without room for astropy beside pixels, and one with."""
+    image = field(tmp_path / "sky.fits", 300, 120, 26, extensions=extensions).path
+    (tmp_path / "sky.param").write_text("NUMBER\nALPHA_J2000\nDELTA_J2000\nFLUX_AUTO\nX_WORLD\n")
+    options = ("-PARAMETERS_NAME", tmp_path / "sky.param", "-o", "out.fits", "-CATALOG_TYPE", "FITS_1.0")
+    found = []
+    for limit, workers in (("512M", 2), ("94M", 2), ("93M", 1)):
+        done = cli(image, *options, "--mem-limit", limit, "--workers", workers, watched=True)
+        assert done.code == 0, done.err
+        assert "leaves room" not in done.err
+        assert done.peak <= int(limit[:-1]) << 20
+        found.append((tmp_path / f"run{len(found) + 1}" / "out.fits").read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
 def test_every_format(cli: CommandLine, tmp_path: Path) -> None:
     image = field(tmp_path / "small.fits", 256, 60, 23).path
     for kind in ("FITS_LDAC", "ASCII_HEAD", "ASCII"):

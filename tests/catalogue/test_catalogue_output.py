@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sextract.catalogue.output import SCATTERED_BYTES, WRITE_BEHIND_BYTES, OutputFile, explain
+from sextract.catalogue.output import OutputFile, explain
 from sextract.errors import OutputError
+from sextract.memory.writeback import SCATTERED_BYTES, WRITE_BEHIND_BYTES
 
 
 def test_bytes_of_any_order_come_back(tmp_path: Path) -> None:
@@ -43,15 +44,6 @@ def test_a_changed_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.Mo
     file.pwrite(b"x", 0)
     file.commit()
     assert (tmp_path / "a").read_bytes() == b"x"
-
-
-def test_the_name_of_a_killed_run_is_in_the_way(tmp_path: Path) -> None:
-    left = OutputFile(str(tmp_path / "a"), "-o")
-    file = OutputFile(str(tmp_path / "a"), "-o")
-    assert file.temporary != left.temporary
-    file.commit()
-    assert Path(left.temporary).exists() and (tmp_path / "a").exists()
-    left.abort()
 
 
 def test_a_fork_and_a_message_write_the_same_file(tmp_path: Path) -> None:

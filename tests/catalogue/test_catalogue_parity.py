@@ -174,7 +174,7 @@ def test_apertures(folder: Path) -> None:
                 shape = rows["A_IMAGE"], rows["B_IMAGE"], rows["THETA_IMAGE"]
                 found = [circles(x, y, [6.0, 20.0])]
                 found += [ellipses(x, y, *shape, rows[r], rows["FLAGS"]) for r in ("KRON_RADIUS", "PETRO_RADIUS")]
-                image.put_outlines(ext, 0, np.concatenate(found, axis=1))
+                image.put_outlines(0, np.concatenate(found, axis=1))
                 added = ape[ext + 1].data - base
                 image.draw(ext, float(added[added > 100].min()) / 30)
                 assert (rows["FLAGS"] & 1).any()

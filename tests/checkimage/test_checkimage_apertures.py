@@ -109,9 +109,9 @@ def test_strokes_add_to_the_tiles(tmp_path: Path) -> None:
         for ext in (0, 1):
             image.write_box(ext, Box(0, 0, 70, 100), base)
         # Out of order, a gap between, the first ones twice: as retried tasks would.
-        image.put_outlines(0, 350, shapes[150:])
-        image.put_outlines(0, 0, shapes[:150])
-        image.put_outlines(0, 0, shapes[:150].reshape(50, 3))
+        image.put_outlines(350, shapes[150:])
+        image.put_outlines(0, shapes[:150])
+        image.put_outlines(0, shapes[:150].reshape(50, 3))
         image.draw(0, 2.0)
         image.draw(1, 2.0)
     assert [p.name for p in tmp_path.iterdir()] == ["a.fits"]
@@ -125,6 +125,6 @@ def test_strokes_add_to_the_tiles(tmp_path: Path) -> None:
 def test_outlines_do_not_outlive_a_failure(tmp_path: Path) -> None:
     pairs = [("APERTURES", str(tmp_path / "a.fits"))]
     with pytest.raises(ZeroDivisionError), open_checkimages(pairs, [ImageExtension(100, 70)]) as images:
-        images["APERTURES"].put_outlines(0, 0, random_outlines(1))  # type: ignore[attr-defined]
+        images["APERTURES"].put_outlines(0, random_outlines(1))  # type: ignore[attr-defined]
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())

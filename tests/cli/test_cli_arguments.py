@@ -54,8 +54,10 @@ def test_what_follows_an_option_is_its_value():
     assert split_arguments(["--mem-limit=1G", "-o"]) == (["--mem-limit=1G", "-o"], [])
 
 
-def test_bare_sextractor_bugs_does_not_eat_the_image():
+def test_options_whose_value_is_optional_do_not_eat_the_image():
     assert split_arguments(["--sextractor-bugs", "im.fits"]) == (["--sextractor-bugs=all", "im.fits"], [])
+    assert split_arguments(["--estimate", "im.fits"]) == (["--estimate=text", "im.fits"], [])
+    assert split_arguments(["--estimate=json", "im.fits"]) == (["--estimate=json", "im.fits"], [])
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,22 @@ def test_resources_by_option_keyword_and_machine(make):
     assert s.resources.workers >= 1
 
 
+def test_what_is_counted_and_reported(make):
+    r = make()[0].resources
+    assert (r.account, r.mem_report) == ("pss", ())
+    r = make(account="rss", mem_report=("a.json", "{stem}.HTML"))[0].resources
+    assert (r.account, r.mem_report) == ("rss", ("a.json", "im.HTML"))
+    sex = "MEM_ACCOUNT rss\nMEM_REPORT a.csv,b.png\n"
+    r = make(sex=sex)[0].resources
+    assert (r.account, r.mem_report) == ("rss", ("a.csv", "b.png"))
+    r = make(sex=sex, account="pss", mem_report=("c.csv",))[0].resources
+    assert (r.account, r.mem_report) == ("pss", ("c.csv",))
+    with pytest.raises(ConfigError, match=r"--mem-report c\.txt: the name must end in \.html"):
+        make(mem_report=("c.txt",))
+    with pytest.raises(ConfigError, match="MEM_ACCOUNT is 'USS'"):
+        make("MEM_ACCOUNT", "uss")
+
+
 def test_the_effective_configuration_holds_no_resources(make):
     one, _ = make(mem_limit="300M", workers=1)
     two, _ = make("MEMORY_BUFSIZE", "99", "VERBOSE_TYPE", "FULL", sex=None, mem_limit="2G", workers=7)
@@ -286,6 +302,7 @@ def test_the_effective_configuration_holds_no_resources(make):
     names = [name for name, _ in one.keywords]
     assert "DETECT_THRESH" in names
     assert not {"MEM_LIMIT", "WORKERS", "MEMORY_PIXSTACK", "VERBOSE_TYPE", "SCRATCH_DIR"} & set(names)
+    assert not {"MEM_ACCOUNT", "MEM_REPORT"} & set(names)
 
 
 def test_the_network_is_looked_for_only_with_class_star(make, tmp_path):

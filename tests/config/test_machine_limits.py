@@ -6,9 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from sextract.config.machine import Default, default_mem_limit, default_workers, memory_filesystem
+from sextract.config.machine import (
+    LEAST_ROOM_BYTES,
+    OVERFLOW_PART,
+    TO_COME_BYTES,
+    Default,
+    allowed_memory,
+    default_mem_limit,
+    default_workers,
+    memory_filesystem,
+    within_address_space,
+)
+from sextract.errors import LimitError
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
 V1 = (
     "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
@@ -92,12 +103,62 @@ def test_a_path_outside_the_namespace_means_the_mount(machine):
     assert limit(root).value == GIB
 
 
-@pytest.mark.parametrize("which", ["RLIMIT_AS", "RLIMIT_DATA"])
-def test_resource_limits(machine, which):
-    def rlimit(number):
-        return (GIB, GIB) if number == getattr(resource, which) else unlimited(number)
+def test_what_others_hold_of_a_cgroup_is_left_to_them(machine):
+    root = machine(
+        {
+            "proc/self/mountinfo": V2,
+            "proc/self/cgroup": "0::/a/b\n",
+            "proc/self/status": "Name:\tpython\nVmSize:\t  99 kB\nRssAnon:\t  10240 kB\n",
+            "sys/fs/cgroup/a/memory.max": str(2 * GIB),
+            "sys/fs/cgroup/a/memory.current": str(GIB),
+            # A quarter is page cache, of which some hasn't been written yet.
+            "sys/fs/cgroup/a/memory.stat": f"active_file {GIB // 8}\ninactive_file {GIB // 8}\nfile_dirty {30 * MIB}\n",
+        }
+    )
+    held = GIB - GIB // 4 + 30 * MIB - 10 * MIB
+    assert limit(root) == Default(
+        2 * GIB - held, f"cgroup memory.max in /sys/fs/cgroup/a: 2048M less {held // MIB}M that others hold"
+    )
+    assert allowed_memory(root, {}, unlimited) == Default(2 * GIB, "cgroup memory.max in /sys/fs/cgroup/a")
 
-    assert limit(machine({}), rlimit=rlimit).value == GIB
+
+def test_a_full_cgroup_leaves_next_to_nothing(machine):
+    root = machine(
+        {
+            "proc/self/mountinfo": V2,
+            "proc/self/cgroup": "0::/\n",
+            "sys/fs/cgroup/memory.max": str(GIB),
+            "sys/fs/cgroup/memory.current": str(2 * GIB),
+        }
+    )
+    assert limit(root).value == 1
+
+
+def test_no_more_than_is_available(machine):
+    root = machine({"proc/meminfo": "MemTotal: 16777216 kB\nMemAvailable: 1048576 kB\n"})
+    assert limit(root) == Default(GIB, "what the machine has available")
+    assert allowed_memory(root, {}, unlimited) == Default(16 * GIB, "the physical memory")
+
+
+def only(name, nbytes):
+    """One resource limit."""
+
+    def rlimit(number):
+        return (nbytes, nbytes) if number == getattr(resource, name) else unlimited(number)
+
+    return rlimit
+
+
+def test_a_limit_on_the_data_segment(machine):
+    assert limit(machine({}), rlimit=only("RLIMIT_DATA", GIB)) == Default(GIB, "ulimit on the data segment")
+
+
+def test_code_takes_its_part_of_the_address_space(machine):
+    root = machine({"proc/self/status": "VmPeak:\t 999999 kB\nVmSize:\t  102400 kB\n"})
+    found = limit(root, rlimit=only("RLIMIT_AS", GIB))
+    # The process as it is, 96 MiB that it will still map, and an eighth for what outgrows the buffers.
+    assert found == Default(GIB - 324 * MIB, "ulimit on the address space: 1024M less 324M for code and overflow")
+    assert allowed_memory(root, {}, only("RLIMIT_AS", GIB)) == Default(GIB, "ulimit on the address space")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +168,15 @@ def test_resource_limits(machine, which):
         ({"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "4"}, 2 * GIB, "SLURM_MEM_PER_CPU"),
         ({"SLURM_MEM_PER_NODE": "0"}, 4 * GIB, "a quarter of the physical memory"),
         ({"SLURM_MEM_PER_NODE": "lots"}, 4 * GIB, "a quarter of the physical memory"),
+        ({"SLURM_MEM_PER_GPU": "512"}, 4 * GIB, "a quarter of the physical memory"),
+        ({"SLURM_MEM_PER_NODE": "2048", "SLURM_TASKS_PER_NODE": "4"}, 2 * GIB, "SLURM_MEM_PER_NODE"),
+        ({"SLURM_MEM_PER_NODE": "2048", "SLURM_STEP_TASKS_PER_NODE": "4"}, GIB // 2, "SLURM_MEM_PER_NODE, by 4 tasks"),
+        (
+            {"SLURM_MEM_PER_NODE": "3072", "SLURM_STEP_TASKS_PER_NODE": "1(x2),3", "SLURM_NODEID": "2"},
+            GIB,
+            "SLURM_MEM_PER_NODE, by 3 tasks",
+        ),
+        ({"SLURM_MEM_PER_NODE": "2048", "SLURM_STEP_TASKS_PER_NODE": "?"}, 2 * GIB, "SLURM_MEM_PER_NODE"),
     ],
 )
 def test_slurm(machine, environ, value, origin):
@@ -115,10 +185,10 @@ def test_slurm(machine, environ, value, origin):
 
 def test_workers_follow_affinity_and_quota(machine):
     root = machine({"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/a/b\n"})
-    assert default_workers(root, 8) == Default(8, "CPU affinity")
+    assert default_workers(root, 8, {}) == Default(8, "CPU affinity")
     root = machine({"sys/fs/cgroup/a/cpu.max": "250000 100000", "sys/fs/cgroup/a/b/cpu.max": "max 100000"})
-    assert default_workers(root, 8) == Default(2, "cgroup quota of 2.50 CPUs")
-    assert default_workers(root, 1) == Default(1, "CPU affinity")
+    assert default_workers(root, 8, {}) == Default(2, "cgroup quota of 2.50 CPUs")
+    assert default_workers(root, 1, {}) == Default(1, "CPU affinity")
 
 
 def test_a_part_of_a_cpu_is_one_worker(machine):
@@ -132,7 +202,22 @@ def test_a_part_of_a_cpu_is_one_worker(machine):
             "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
         }
     )
-    assert default_workers(root, 4).value == 1
+    assert default_workers(root, 4, {}).value == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "workers", "origin"),
+    [
+        ({"SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "12"}, 3, "SLURM_CPUS_PER_TASK"),
+        ({"SLURM_CPUS_ON_NODE": "12"}, 12, "SLURM_CPUS_ON_NODE"),
+        ({"SLURM_CPUS_ON_NODE": "12", "SLURM_STEP_TASKS_PER_NODE": "5"}, 2, "SLURM_CPUS_ON_NODE, by 5 tasks"),
+        ({"SLURM_CPUS_ON_NODE": "4", "SLURM_STEP_TASKS_PER_NODE": "5"}, 1, "SLURM_CPUS_ON_NODE, by 5 tasks"),
+        ({"SLURM_CPUS_ON_NODE": "200"}, 128, "CPU affinity"),
+        ({"SLURM_CPUS_PER_TASK": "all"}, 128, "CPU affinity"),
+    ],
+)
+def test_workers_follow_slurm_where_it_does_not_bind(machine, environ, workers, origin):
+    assert default_workers(machine({}), 128, environ) == Default(workers, origin)
 
 
 def test_this_machine_has_limits():
@@ -153,3 +238,18 @@ def test_folders_in_memory_are_found_by_device(tmp_path):
     assert memory_filesystem(str(tmp_path), table) == ""
     assert memory_filesystem(str(tmp_path), tmp_path / "none") == ""
     assert memory_filesystem(str(tmp_path / "missing"), table) == ""
+
+
+def test_buffers_fit_into_the_address_space_beside_what_is_mapped(machine):
+    root = machine({"proc/self/status": "VmSize:\t  102400 kB\n"})
+    mapped = 100 * MIB
+    chosen = Default(GIB, "--mem-limit")
+    assert within_address_space(chosen, root, unlimited) == chosen
+    for room in (LEAST_ROOM_BYTES, GIB // 2, GIB, 2 * GIB):
+        # An eighth of the address space is kept for what outgrows the buffers.
+        soft = -(-(mapped + TO_COME_BYTES + room) * OVERFLOW_PART // (OVERFLOW_PART - 1))
+        found = within_address_space(chosen, root, lambda which, soft=soft: (soft, 0))
+        assert 0 <= found.value - min(room, GIB) < 8
+        assert found.origin == ("--mem-limit" if room >= GIB else "what ulimit -v leaves for buffers")
+    with pytest.raises(LimitError, match="ulimit -v"):
+        within_address_space(chosen, root, lambda which: (mapped + TO_COME_BYTES, 0))

@@ -93,6 +93,12 @@ class ImageSourceContract:
         source.close()
         source.close()
 
+    def test_a_file_that_stays_as_it_is(self, source):
+        self.read(source, self.whole(source))
+        source.check_unchanged()
+        source.close()
+        source.check_unchanged()
+
     def test_raw_bytes(self, source):
         size = source.info.data_size
         whole, parts = np.zeros(size, np.uint8), np.zeros(size, np.uint8)

@@ -26,7 +26,10 @@ def drain(components: kernel.Components, most: int) -> Found:
     """Take out the oldest closed components; their pixels in list order."""
     n, pieces, pixels = components.next_closed(1 << 40, most, 1 << 40)
     footprints, fragments = np.zeros(n, FOOTPRINT), np.zeros(pieces, FRAGMENT)
-    assert components.drain(footprints, fragments) == pieces
+    done = components.drain(footprints, fragments, 0, 3)
+    while done < pieces:
+        done = components.drain(footprints, fragments, done, 3)
+    assert done == pieces
     assert footprints["npix"].sum() == pixels
     lists = []
     for f in footprints:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sextract.errors import InputError, WorkerError
+from sextract.errors import InputError, LimitError, WorkerError
 from sextract.execution.backend import Backend, Handler, Result, Task
 from sextract.execution.messages import MAX_PAYLOAD
 from sextract.memory.slab import Slab
@@ -104,16 +104,22 @@ class BackendContract:
         assert type(error) is InputError
         assert str(error) == "image.fits: broken"
 
-    @pytest.mark.parametrize(("kind", "text"), [(MEMORY_ERROR, "MemoryError: no more"), (TOO_LARGE, "ValueError")])
-    def test_other_errors_are_worker_errors_with_a_traceback(self, backend: Backend, kind: int, text: str) -> None:
-        first = backend.submit(Task(kind, b""))
+    def test_other_errors_are_worker_errors_with_a_traceback(self, backend: Backend) -> None:
+        first = backend.submit(Task(TOO_LARGE, b""))
         second = backend.submit(Task(ECHO, b"still here"))
         got = collect(backend, 2)
         error = got[first].error
         assert isinstance(error, WorkerError)
-        assert text in str(error)
+        assert "ValueError" in str(error)
         assert "Traceback" in str(error)
         assert got[second].reply == b"still here"
+
+    def test_no_memory_is_a_limit_error_in_one_line(self, backend: Backend) -> None:
+        ticket = backend.submit(Task(MEMORY_ERROR, b""))
+        error = collect(backend, 1)[ticket].error
+        assert isinstance(error, LimitError)
+        assert "no more" in str(error) and "ulimit" in str(error)
+        assert "\n" not in str(error)
 
     def test_broadcasts_reach_every_worker_before_later_tasks(self, backend: Backend) -> None:
         for text in (b"one", b"two"):
@@ -138,6 +144,20 @@ class BackendContract:
         assert order == tickets
         assert len(pids) == 1
 
+    def test_another_number_of_workers(self, backend: Backend) -> None:
+        before = backend.workers
+        backend.broadcast(SET, b"kept")
+        backend.submit(Task(ECHO, b""))
+        collect(backend, 1)
+        for workers in (1, 0, before + 1, before):
+            backend.resize(workers)
+            if workers:
+                for slot in range(backend.workers):
+                    backend.submit(Task(GET, b"", affinity=slot))
+                assert {result.reply for result in collect(backend, backend.workers).values()} == {b"kept"}
+        assert backend.workers == before
+        assert backend.idle_slots() == 2 * before
+
     def test_the_slab_is_shared(self, backend: Backend, slab: Slab) -> None:
         ref = slab.alloc(800, "x")
         slab.view(ref, np.int64)[:] = np.arange(100)
@@ -150,8 +170,14 @@ class BackendContract:
         assert backend.wait(0.01) == []
         assert time.monotonic() - start < 30
 
+    def test_processes_have_names(self, backend: Backend) -> None:
+        names = backend.processes()
+        assert list(names.values()) == backend.pids()
+        assert list(names) in ([], ["template", *(f"worker {k + 1}" for k in range(backend.workers))])
+
     def test_close_twice(self, backend: Backend) -> None:
         backend.submit(Task(ECHO, b""))
         backend.close()
         backend.close()
         assert backend.pids() == []
+        assert backend.processes() == {}

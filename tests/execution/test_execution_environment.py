@@ -42,16 +42,16 @@ def test_freed_memory_goes_back() -> None:
     script = (
         "from sextract.execution import environment\n"
         "environment.prepare()\n"
-        "environment.trim_heap()\n"
         "import numpy as np\n"
-        "from sextract.memory.gauge import resident\n"
+        "from sextract.memory.gauge import Process\n"
         "import os\n"
-        "before = sum(resident(os.getpid()))\n"
+        "def resident(): return Process(os.getpid()).rss\n"
+        "before = resident()\n"
         "blocks = [np.ones(10_000) for _ in range(500)]\n"
-        "high = sum(resident(os.getpid()))\n"
+        "high = resident()\n"
         "keep = blocks[::50]\n"
         "del blocks\n"
-        "print((high - before) >> 20, (sum(resident(os.getpid())) - before) >> 20)\n"
+        "print((high - before) >> 20, (resident() - before) >> 20)\n"
     )
     high, low = map(int, run(script).split())
     assert high >= 35

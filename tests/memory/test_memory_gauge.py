@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sextract.execution.template import fork
-from sextract.memory.gauge import Gauge, proportional, resident
+from sextract.memory.gauge import Gauge, Process, proportional
 from sextract.memory.slab import Slab
 
 MIB = 1 << 20
@@ -136,7 +136,8 @@ def test_a_process_that_is_gone_counts_nothing() -> None:
     gauge = Gauge(lambda: pids, clock=Clock())
     before = gauge.sample()
     child.end()
-    assert resident(child.pid) == (0, 0)
+    gone = Process(child.pid)
+    assert (gone.anonymous, gone.file, gone.rss, gone.tables) == (0, 0, 0, 0)
     assert proportional(child.pid) is None
     assert 0 < gauge.sample() <= before + 8 * MIB
     assert gauge.exact() > 0
@@ -150,3 +151,56 @@ def test_peak_is_the_largest_sample() -> None:
     block.close()
     assert gauge.sample() < high
     assert gauge.peak == high
+
+
+def test_rss_counts_a_shared_page_in_each_process_that_has_it_mapped() -> None:
+    slab = Slab(64 * MIB, headroom=plenty)
+    ref = slab.alloc(20 * MIB, "x")
+
+    def touch() -> None:
+        slab.view(ref, np.uint8)[:] = 2
+
+    child = Child(touch)
+    gauge = Gauge(lambda: [child.pid], slab, clock=Clock())
+    idle = gauge.read()
+    child.step()
+    slab.view(ref, np.uint8)[:] = 1
+    both = gauge.read(exact=True)
+    assert abs(both.rss - idle.rss - 40 * MIB) < 8 * MIB
+    assert both.total - idle.total < 4 * MIB
+    assert abs(gauge.mapped() - 20 * MIB) < 2 * MIB
+    assert both.tables > 0
+    slab.unmap()
+    assert gauge.mapped() < MIB
+    assert slab.view(ref, np.uint8)[-1] == 1
+    child.end()
+    slab.close()
+
+
+def test_each_process_has_its_part() -> None:
+    held: list[mmap.mmap] = []
+    child = Child(lambda: held.append(grab(30 * MIB)))
+    gauge = Gauge(lambda: [child.pid], clock=Clock())
+    before = gauge.read()
+    assert before.processes.keys() == {os.getpid(), child.pid}
+    assert abs(sum(before.processes.values()) - before.private) < MIB
+    child.step()
+    after = gauge.read()
+    assert after.processes[child.pid] - before.processes[child.pid] > 25 * MIB
+    assert abs(after.processes[os.getpid()] - before.processes[os.getpid()]) < 2 * MIB
+    child.end()
+
+
+def test_a_listener_gets_every_reading() -> None:
+    gauge = Gauge(list, clock=Clock())
+    heard: list[int] = []
+    gauge.listener = lambda at, reading: heard.append(reading.total)
+    assert [gauge.sample(), gauge.exact()] == heard
+
+
+def test_it_leaves_no_file_open() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    gauge = Gauge(list, clock=Clock())
+    gauge.sample()
+    gauge.close()
+    assert set(os.listdir("/proc/self/fd")) <= before

@@ -15,6 +15,7 @@ import pytest
 from sextract.errors import LimitError
 from sextract.execution.template import fork
 from sextract.memory.budget import GRANULE
+from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab, SlabFull
 from sextract.records import SOURCE, BlockRef
 
@@ -45,11 +46,25 @@ def test_alignment(slab: Slab, nbytes: int, alignment: int) -> None:
 
 
 def test_small_blocks_stay_out_of_the_gaps_of_large_ones(slab: Slab) -> None:
-    tiles = [slab.alloc(MIB, "tiles") for _ in range(3)]
+    tiles = [slab.alloc(MIB, "tiles", low=True) for _ in range(3)]
     slab.free(tiles[1])
-    small = slab.alloc(100, "small")
-    assert slab.alloc(MIB, "tiles") == tiles[1]
-    assert small.offset > tiles[2].offset
+    others = [slab.alloc(nbytes, "others") for nbytes in (100, 100_000)]
+    assert slab.alloc(MIB, "tiles", low=True) == tiles[1]
+    assert all(other.offset > tiles[2].offset for other in others)
+
+
+def test_what_is_low_is_for_tiles_alone(slab: Slab) -> None:
+    slab.low = 5 * MIB
+    other = slab.alloc(2 * MIB, "other")
+    assert other.offset >= 5 * MIB
+    for nbytes in (100, 2 * MIB):
+        assert slab.fits(nbytes) == (nbytes == 100)
+    assert not slab.would_fit(4 * MIB, [other])
+    assert slab.would_fit(2 * MIB, [other])
+    tile = slab.alloc(5 * MIB, "tiles", low=True)
+    assert tile.offset == 0
+    assert slab.would_fit(6 * MIB, [tile], low=True)
+    assert not slab.would_fit(2 * MIB, [tile])
 
 
 def test_pages_are_reserved_on_lending_recycled_and_given_back(slab: Slab) -> None:
@@ -112,7 +127,7 @@ def test_resize_down_gives_the_tail_back(slab: Slab) -> None:
 
 @pytest.mark.parametrize("wrong", [BlockRef(0, 99), BlockRef(64, 100)])
 def test_what_is_not_lent_out_cannot_come_back(slab: Slab, wrong: BlockRef) -> None:
-    ref = slab.alloc(70_000, "x")
+    ref = slab.alloc(70_000, "x", low=True)
     assert ref.offset == 0
     with pytest.raises(ValueError):
         slab.free(wrong)
@@ -157,8 +172,38 @@ def test_views_outlive_close(slab: Slab) -> None:
     assert int(view[-1]) == 1
 
 
+def test_an_empty_slab_holds_nothing_though_there_are_views(slab: Slab) -> None:
+    view = slab.view(slab.alloc(3 * MIB, "x"), np.uint8)
+    view[:] = 1
+    handle = os.dup(slab.fd)
+    slab.close()
+    slab.empty()
+    assert os.fstat(handle).st_blocks == 0
+    os.close(handle)
+    del view
+    slab.empty()
+
+
+def test_pages_taken_out_of_the_map_keep_what_is_in_them(slab: Slab) -> None:
+    refs = [slab.alloc(MIB, "x") for _ in range(4)]
+    for k, ref in enumerate(refs):
+        slab.view(ref, np.uint8)[:] = k + 1
+    gauge = Gauge(list)
+    gauge.read(exact=True)
+    before = gauge.mapped()
+    slab.unmap(refs[2], refs[1])
+    gauge.read(exact=True)
+    assert abs(before - gauge.mapped() - 2 * MIB) < MIB // 2
+    assert [int(slab.view(ref, np.uint8)[-1]) for ref in refs] == [1, 2, 3, 4]
+    assert slab.allocated == 4 * MIB
+    slab.unmap()
+    gauge.read(exact=True)
+    assert abs(before - gauge.mapped() - 4 * MIB) < MIB // 2
+    gauge.close()
+
+
 def test_restrict_before_lending(slab: Slab) -> None:
-    low = slab.alloc(MIB, "x")
+    low = slab.alloc(MIB, "x", low=True)
     slab.restrict(3 * MIB + 5)
     assert slab.capacity == 3 * MIB
     assert slab.largest_free() == 2 * MIB
@@ -176,7 +221,7 @@ def test_restrict_before_lending(slab: Slab) -> None:
 
 
 def test_restrict_to_what_is_lent_out_leaves_nothing_free(slab: Slab) -> None:
-    slab.alloc(MIB, "x")
+    slab.alloc(MIB, "x", low=True)
     slab.restrict(MIB)
     assert slab.free_bytes == 0
     assert not slab.fits(1)
@@ -221,6 +266,39 @@ def test_a_lowered_ceiling_bounds_what_is_lent_and_what_is_held(slab: Slab) -> N
     assert slab.lower_ceiling(100 * MIB, floor=5 * MIB) == MIB
     assert slab.lower_ceiling(MIB, floor=7 * MIB) == 0
     slab.free(small)
+
+
+def test_what_comes_back_under_a_lowered_ceiling_goes_to_the_kernel(slab: Slab) -> None:
+    refs = [slab.alloc(MIB, "x") for _ in range(8)]
+    assert slab.lower_ceiling(3 * MIB) == 3 * MIB
+    assert slab.allocated == 8 * MIB
+    for ref in refs[:4]:
+        slab.free(ref)
+    assert slab.allocated <= slab.ceiling == 5 * MIB
+    refs[4] = slab.resize_down(refs[4], 100)
+    for ref in refs[4:]:
+        slab.free(ref)
+    # Up to the ceiling it is kept, to be lent again.
+    assert slab.allocated <= slab.ceiling
+    assert slab.shrink() > 0
+    assert slab.allocated == 0
+
+
+def test_fragmentation_is_what_blocks_of_a_size_cannot_use(slab: Slab) -> None:
+    assert slab.fragmentation(MIB) == 0
+    refs = [slab.alloc(MIB // 2, "x") for _ in range(16)]
+    for ref in refs[::2]:
+        slab.free(ref)
+    assert slab.fragmentation(MIB) == 1
+    assert slab.fragmentation(MIB // 2) == 0
+    assert slab.fragmentation(MIB, refs[1:4:2]) == pytest.approx(1 - 2 / 5)
+    assert slab.fragmentation(MIB, refs[1::2]) == 0
+    assert not slab.would_fit(MIB, [])
+    assert slab.scattered == MIB
+    assert not slab.would_fit(6 * MIB, [])
+    assert slab.scattered == MIB
+    slab.free(refs[1])
+    assert slab.fragmentation(MIB) == pytest.approx(1 - 1 / 4)
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 65535])

@@ -1,4 +1,4 @@
-"""The scratch file and its write-behind."""
+"""The scratch file: what goes in comes out, and where it may lie."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from sextract.config.machine import memory_filesystem
 from sextract.errors import ConfigError, OutputError
 from sextract.execution.template import fork
 from sextract.memory.spill import Spill, scratch_folder
-from sextract.memory.writeback import WriteBehind
 from sextract.records import RUN
 
 
@@ -98,25 +97,3 @@ def test_memory_is_no_disk() -> None:
         pytest.skip("no tmpfs at /dev/shm")
     with pytest.raises(ConfigError, match="tmpfs"):
         scratch_folder("/dev/shm")
-
-
-def test_write_behind_changes_no_byte(tmp_path: Path) -> None:
-    path = tmp_path / "out"
-    data = np.random.default_rng(2).integers(0, 255, 20_000_000, dtype=np.uint8).tobytes()
-    with open(path, "wb", buffering=0) as file:
-        behind = WriteBehind(file.fileno())
-        for start in range(0, len(data), 3_000_000):
-            behind.wrote(start, file.write(data[start : start + 3_000_000]))
-        os.pwrite(file.fileno(), b"header", 0)
-        behind.wrote(0, 6)
-        behind.finish()
-    assert path.read_bytes() == b"header" + data[6:]
-
-
-def test_write_behind_bears_a_pipe() -> None:
-    read, write = os.pipe()
-    behind = WriteBehind(write)
-    behind.wrote(0, 10 << 20)
-    behind.finish()
-    os.close(read)
-    os.close(write)

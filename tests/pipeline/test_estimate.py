@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,46 @@ def test_command_line_prints_it_and_leaves_nothing(sparse: Path, cli: CommandLin
     assert done.code == 0, done.err
     assert "predicted peak:" in done.out
     assert not done.made
+
+
+def test_json_says_the_same_in_bytes(sparse: Path, cli: CommandLine) -> None:
+    options = (sparse, "--mem-limit", "512M", "--workers", 2)
+    done = cli("--estimate=json", *options)
+    assert done.code == 0, done.err
+    (line,) = done.out.splitlines()
+    found = json.loads(line)
+    assert list(found) == [
+        "image", "extensions", "limit_bytes", "smallest_limit_bytes", "predicted_peak_bytes", "predicted_seconds", "workers",
+        "workers_asked", "tiles", "mesh", "scratch_bytes_per_worker", "outputs_in_memory_bytes", "parts_bytes",
+    ]  # fmt: skip
+    assert found["image"] == str(sparse)
+    assert found["extensions"] == [{"width": 20_000, "height": 20_000}]
+    assert found["limit_bytes"] == 512 * MIB
+    assert found["workers"] == found["workers_asked"] == 2
+    assert found["tiles"]["rows"] * found["tiles"]["down"] >= 20_000
+    assert found["mesh"] == {"rows": 313, "columns": 313, "cell_height": 64, "cell_width": 64}
+    assert sum(found["parts_bytes"].values()) <= 512 * MIB
+    # The bare option takes no image for its value, and prints what it always has.
+    text = cli("--estimate", *options).out
+    for key in ("smallest_limit_bytes", "predicted_peak_bytes"):
+        assert f"{found[key] // MIB}M\n" in text
+
+
+def test_json_is_a_line_an_image(tmp_path: Path, cli: CommandLine) -> None:
+    for name, side in (("a.fits", 100), ("b.fits", 200)):
+        fits.writeto(tmp_path / name, np.zeros((side, side), np.float32))
+    names = (tmp_path / "a.fits", tmp_path / "missing.fits", tmp_path / "b.fits")
+    done = cli("--batch", *names, "-CATALOG_NAME", "{stem}.cat", "--estimate=json")
+    assert done.code == 10
+    assert [json.loads(line)["extensions"][0]["width"] for line in done.out.splitlines()] == [100, 200]
+
+
+def test_sky_positions_are_counted_without_coordinates_too(tmp_path: Path) -> None:
+    fits.writeto(tmp_path / "bare.fits", np.zeros((300, 300), np.float32))
+    plain = settings(512, 2)
+    sky = replace(plain, output=OutputSettings(columns=(Requested("NUMBER"), Requested("X_WORLD"))))
+    peaks = [estimate(str(tmp_path / "bare.fits"), each).peak_bytes for each in (plain, sky)]
+    assert peaks[1] - peaks[0] > 20 * MIB
 
 
 @pytest.mark.parametrize(("limit", "workers"), [(256, 0), (256, 2)])

@@ -21,7 +21,8 @@ from sextract.config.settings import (
 )
 from sextract.errors import LimitError
 from sextract.memory.budget import MIB
-from sextract.pipeline.layout import base_bytes, fit, lay_out, smallest_limit, try_fit
+from sextract.memory.timeline import VALUES, timeline_bytes
+from sextract.pipeline.layout import Base, base_bytes, fit, lay_out, smallest_limit, try_fit
 from sextract.pipeline.stages import Plan
 from sextract.reading.source import ImageInfo
 from tests.conftest import CommandLine
@@ -101,18 +102,73 @@ def test_a_refusal_is_silent_on_footprints_that_do_not_decide() -> None:
     assert "FOOTPRINT" not in str(caught.value)
 
 
-def test_what_libraries_will_take_is_part_of_the_base() -> None:
+def test_what_cfitsio_will_take_is_part_of_the_base() -> None:
     plain, decoded = info(100, 100), info(100, 100, library_bytes=5 * MIB)
-    assert base_bytes(3, [decoded], PLAN) - base_bytes(3, [plain], PLAN) == 15 * MIB
-    assert base_bytes(2, [plain], SKY) == base_bytes(2, [plain], PLAN)
-    assert base_bytes(2, [info(100, 100, header=CELESTIAL)], SKY) > base_bytes(2, [plain], SKY) + 30 * MIB
+    assert base_bytes(3, [decoded]) - base_bytes(3, [plain]) == 15 * MIB
+
+
+def test_astropy_counts_where_there_is_room_and_comes_late_where_there_is_none() -> None:
+    # Whatever the header has: astropy tells coordinates that aren't celestial, too.
+    image = info(100, 100)
+    roomy = try_fit(512 * MIB, 2, [image], SETTINGS, SKY)
+    assert roomy.late is None
+    assert roomy.budget.base > try_fit(512 * MIB, 2, [image], SETTINGS, PLAN).budget.base + 30 * MIB
+    smallest = smallest_limit([image], SETTINGS, PLAN, 2)
+    tight = try_fit(max(smallest, 100 * MIB), 2, [image], SETTINGS, SKY)
+    assert tight.fits
+    assert tight.late is not None
+    assert tight.late.processes == 3
+    assert tight.budget.base == try_fit(smallest, 2, [image], SETTINGS, PLAN).budget.base
+    # One process can't get rid of astropy before a second extension.
+    assert try_fit(80 * MIB, 0, [image], SETTINGS, SKY).late is not None
+    assert try_fit(80 * MIB, 0, [image, image], SETTINGS, SKY).late is None
 
 
 def test_a_base_that_was_measured_counts_if_it_is_more() -> None:
     images = [info(64, 64)]
     predicted = try_fit(256 * MIB, 2, images, SETTINGS, PLAN)
-    assert try_fit(256 * MIB, 2, images, SETTINGS, PLAN, measured=1).budget == predicted.budget
-    assert try_fit(256 * MIB, 2, images, SETTINGS, PLAN, measured=100 * MIB).budget.base == 100 * MIB
+    assert try_fit(256 * MIB, 2, images, SETTINGS, PLAN, measured=Base(1)).budget == predicted.budget
+    assert try_fit(256 * MIB, 2, images, SETTINGS, PLAN, measured=Base(100 * MIB)).budget.base == 100 * MIB
+
+
+RSS = dataclasses.replace(SETTINGS, resources=ResourceSettings(account="rss"))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 8])
+def test_the_sum_of_rss_needs_a_larger_limit(workers: int) -> None:
+    images = [info(4096, 4096)]
+    smallest = smallest_limit(images, RSS, PLAN, workers=workers)
+    assert smallest >= smallest_limit(images, SETTINGS, PLAN, workers=workers)
+    found = try_fit(smallest, workers, images, RSS, PLAN)
+    assert found.fits
+    (layout,) = found.layouts
+    assert found.lent_bytes >= layout.tile_bytes
+    # What processes have beside the slab, and what they have mapped of it.
+    assert found.budget.base_rss + layout.map_bytes <= smallest
+    assert not try_fit(smallest - MIB, workers, images, RSS, PLAN).fits
+
+
+def test_a_larger_limit_lends_more_where_the_sum_of_rss_counts() -> None:
+    images = [info(4096, 4096)]
+    lent = [try_fit(limit * MIB, 4, images, RSS, PLAN).lent_bytes for limit in (400, 500, 1000)]
+    assert lent == sorted(set(lent))
+    assert dict(try_fit(500 * MIB, 4, images, RSS, PLAN).budget.lines())["mapped"] < 500 * MIB
+    # Otherwise a task may have every tile.
+    assert try_fit(400 * MIB, 4, images, SETTINGS, PLAN).lent_bytes > 1000 * lent[-1]
+
+
+def test_the_sum_of_rss_measured_counts_if_it_is_more() -> None:
+    images = [info(64, 64)]
+    measured = Base(MIB, 300 * MIB)
+    assert try_fit(512 * MIB, 2, images, RSS, PLAN, measured=measured).budget.base_rss == 300 * MIB
+    assert try_fit(512 * MIB, 2, images, SETTINGS, PLAN, measured=measured).budget.base_rss == 0
+
+
+def test_a_report_needs_room() -> None:
+    images = [info(512, 512)]
+    reported = dataclasses.replace(SETTINGS, resources=ResourceSettings(mem_report=("a.json",)))
+    need = [try_fit(128 * MIB, 4, images, each, PLAN).need_bytes for each in (SETTINGS, reported)]
+    assert need[1] - need[0] == timeline_bytes(len(VALUES) + 6)
 
 
 def test_a_forced_tile_shape_is_taken() -> None:

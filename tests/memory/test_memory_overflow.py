@@ -1,0 +1,110 @@
+"""The overflow: blocks behind the slab, the same bytes in every process, on disk and not in memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sextract.errors import OutputError
+from sextract.execution.template import fork
+from sextract.memory.gauge import resident
+from sextract.memory.overflow import Overflow, overflow_bytes
+from sextract.memory.slab import Slab, SlabFull
+from sextract.memory.tiles import TileManager
+from sextract.pipeline.runs import RunStore
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def slab(tmp_path: Path) -> Iterator[Slab]:
+    slab = Slab(MIB, headroom=lambda: (1 << 40, "test"), scratch_dir=str(tmp_path))
+    yield slab
+    slab.close()
+
+
+def overflow(slab: Slab) -> Overflow:
+    assert slab.overflow is not None
+    return slab.overflow
+
+
+def test_blocks_lie_behind_the_slab_and_come_back(slab: Slab) -> None:
+    first, second = slab.alloc_behind(100), slab.alloc_behind(3 * MIB)
+    assert first is not None and second is not None
+    assert first.offset == slab.capacity
+    assert second.offset >= first.offset + 100
+    assert overflow(slab).used == 4096 + 3 * MIB
+    assert slab.used == 0
+    slab.view(second, np.uint8)[:] = 7
+    slab.free(first)
+    assert slab.view(second, np.uint8).min() == 7
+    with pytest.raises(ValueError):
+        slab.free(first)
+    slab.free(second)
+    assert overflow(slab).used == 0
+    assert slab.alloc_behind(5) == (slab.capacity, 5)
+
+
+def test_every_process_sees_the_same_bytes(slab: Slab) -> None:
+    ref = slab.alloc_behind(MIB)
+    assert ref is not None
+
+    def child() -> None:
+        slab.view(ref, np.float32)[:] = 3.5
+        overflow(slab).drop()
+
+    assert os.waitpid(fork(child, []), 0)[1] == 0
+    assert (slab.view(ref, np.float32) == 3.5).all()
+
+
+def test_what_is_dropped_is_in_no_process(slab: Slab) -> None:
+    ref = slab.alloc_behind(32 * MIB)
+    assert ref is not None
+    view = slab.view(ref, np.uint8)
+    before = sum(resident(os.getpid()))
+    view[:] = 9
+    assert sum(resident(os.getpid())) - before > 30 * MIB
+    overflow(slab).settle()
+    assert sum(resident(os.getpid())) - before < 2 * MIB
+    assert view[::4096].min() == 9
+
+
+def test_tables_go_there_when_the_slab_is_full_and_tasks_do_not(slab: Slab, tmp_path: Path) -> None:
+    store = RunStore(slab, TileManager(slab), str(tmp_path), 1)
+    slab.alloc(slab.largest_free() - 4096, "x", low=True)
+    slab.alloc(slab.largest_free(), "x")
+    with pytest.raises(SlabFull):
+        store.alloc(100, "task")
+    ref = store.alloc_somewhere(100, "answer")
+    assert ref in overflow(slab)
+    slab.free(ref)
+
+
+def test_without_a_folder_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sextract.memory.overflow.scratch_folder", lambda chosen: "/proc")
+    slab = Slab(MIB, headroom=lambda: (1 << 40, "test"), scratch_dir="")
+    assert slab.overflow is None
+    assert slab.extent == slab.capacity
+    assert slab.alloc_behind(100) is None
+    slab.close()
+
+
+def test_it_is_used_up_in_the_end(slab: Slab) -> None:
+    assert slab.alloc_behind(overflow_bytes(slab.capacity) + 1) is None
+
+
+def test_a_full_disk_is_told(slab: Slab) -> None:
+    def child() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+        # Only the process that made the slab gives out blocks of it; the file is the same.
+        with pytest.raises(OutputError, match="--scratch"):
+            overflow(slab).alloc(2 * MIB)
+
+    assert os.waitpid(fork(child, []), 0)[1] == 0
