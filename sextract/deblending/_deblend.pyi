@@ -11,6 +11,8 @@ LARGE: int
 
 Floats = NDArray[np.float32]
 
+PIXEL_BYTES: int
+
 def share_draw(extension: int, x: int, y: int) -> float: ...
 
 def most_scratch(pixels: int, width: int, height: int, nthresh: int, minarea: int) -> int: ...

@@ -42,7 +42,6 @@ from sextract.deblending._lists cimport (
     on_edge,
     raster_order,
 )
-from sextract.deblending._order cimport Sort
 from sextract.deblending._tree cimport NO_ROOM, OVERFLOW, TOO_LARGE, tree
 from sextract.deblending._work cimport (
     CHUNK,
@@ -51,6 +50,7 @@ from sextract.deblending._work cimport (
     Branch,
     Leaf,
     Node,
+    Sort,
     Work,
     lacks,
     take_bytes,
@@ -65,7 +65,7 @@ DONE, MISSING, SCRATCH, OUTPUT, LARGE = 0, 1, 2, 3, 4
 
 # Scratch that a pixel of a footprint may take.  Smooth ones take 13 to 15 bytes, filtered noise that hangs together 22.  Unfiltered
 # noise (34) and chessboards (58), of single pixels that are all fragments and peaks, are split up to half of the cap or so.
-cdef enum:
+cpdef enum:
     PIXEL_BYTES = 24
 
 

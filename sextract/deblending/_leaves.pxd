@@ -3,9 +3,8 @@ from libc.math cimport pow
 from libc.stdint cimport int32_t, int64_t, uint16_t
 
 from sextract.deblending._lists cimport index
-from sextract.deblending._order cimport order
 from sextract.deblending._shape cimport Pixels
-from sextract.deblending._work cimport Work, closing_key
+from sextract.deblending._work cimport Sort, Work, closing_key, sort_keys
 from sextract.detection._lutz cimport Lutz, Piece, lutz_drop, lutz_init, lutz_row
 from sextract.records cimport Footprint
 
@@ -58,7 +57,7 @@ cdef inline void collect(Work *w, const Footprint *f, float peak, int64_t leaves
             w.sort[next_leaf].index = w.nodes[i].chosen
             w.sort[next_leaf].value = w.nodes[i].level
             next_leaf += 1
-    order(w.sort, leaves)
+    sort_keys(w.sort, leaves)
     next_leaf = 0
     lutz.pieces, lutz.components = w.pieces, w.components
     lutz.above, lutz.here = w.labels, w.labels + w.row_peaks

@@ -2,32 +2,11 @@
 from libc.stdint cimport int32_t, int64_t
 
 
-cdef struct Sort:
-    int64_t key
-    int32_t index
-    int32_t value
-
-
 cdef inline int64_t first_gap(int64_t n) noexcept nogil:
     cdef int64_t gap = 1
     while gap < n // 3:
         gap = 3 * gap + 1
     return gap
-
-
-cdef inline void order(Sort *a, int64_t n) noexcept nogil:
-    # By key; no two are equal.
-    cdef int64_t gap = first_gap(n), i, j
-    cdef Sort one
-    while gap > 0:
-        for i in range(gap, n):
-            one = a[i]
-            j = i
-            while j >= gap and a[j - gap].key > one.key:
-                a[j] = a[j - gap]
-                j -= gap
-            a[j] = one
-        gap //= 3
 
 
 cdef inline void order_indices(int32_t *a, int64_t n) noexcept nogil:

@@ -3,8 +3,8 @@ from libc.math cimport pow
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memmove
 
-from sextract.deblending._order cimport Sort, order
-from sextract.deblending._work cimport MAX_BRANCHES, Branch, Level, Node, Work, lacks, take_bytes
+from sextract.deblending._shape cimport Pixels
+from sextract.deblending._work cimport MAX_BRANCHES, Branch, Level, Node, Sort, Work, lacks, sort_keys, take_bytes
 
 # What `tree` answers if there are no leaves to share among.
 cdef enum:
@@ -147,7 +147,7 @@ cdef inline int64_t branch_out(Work *w, int64_t n, int64_t k, int64_t minarea) n
     for j in range(count):
         w.sort[j].key = (<int64_t>w.level[w.branches[j].last].node << 32) | w.branches[j].last
         w.sort[j].index = <int32_t>j
-    order(w.sort, count)
+    sort_keys(w.sort, count)
     for j in range(count):
         b = &w.branches[w.sort[j].index]
         r = &w.level[b.last]

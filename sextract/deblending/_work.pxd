@@ -1,7 +1,6 @@
 # Scratch of one footprint while it is split, and the nouns of its tree.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
 
-from sextract.deblending._order cimport Sort
 from sextract.deblending._shape cimport Facts, Pixels
 from sextract.detection._lutz cimport Component, Label, Piece
 from sextract.records cimport Fragment, Run
@@ -56,6 +55,11 @@ cdef struct Leaf:
     int64_t count
     int64_t start
 
+cdef struct Sort:
+    int64_t key
+    int32_t index
+    int32_t value
+
 cdef struct Work:
     # Scratch of one footprint, and its tree.
     const Fragment *list    # its fragments in list order
@@ -107,6 +111,33 @@ cdef inline bint lacks(Work *w, int64_t nbytes) noexcept nogil:
         return False
     w.needed = w.used + nbytes
     return True
+
+
+cdef inline void sift(Sort *s, int64_t j, int64_t n) noexcept nogil:
+    cdef int64_t c
+    cdef Sort t = s[j]
+    while 2 * j + 1 < n:
+        c = 2 * j + 1
+        if c + 1 < n and s[c + 1].key > s[c].key:
+            c += 1
+        if not s[c].key > t.key:
+            break
+        s[j] = s[c]
+        j = c
+    s[j] = t
+
+
+cdef inline void sort_keys(Sort *s, int64_t n) noexcept nogil:
+    # By key, all of which differ, in place: the C library's qsort takes as much again from the heap.
+    cdef int64_t i
+    cdef Sort t
+    for i in range(n // 2 - 1, -1, -1):
+        sift(s, i, n)
+    for i in range(n - 1, 0, -1):
+        t = s[0]
+        s[0] = s[i]
+        s[i] = t
+        sift(s, 0, i)
 
 
 cdef inline int64_t closing_key(int64_t level, int64_t y, int64_t x1) noexcept nogil:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from sextract.memory.heap import tune_heap
+
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -24,8 +26,7 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-# From malloc.h and prctl.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
+# From prctl.h.
 _PR_SET_PDEATHSIG, _PR_SET_THP_DISABLE = 1, 41
 
 # What stops a run, by a user, a batch system or a terminal that closes.
@@ -85,15 +86,6 @@ def open_standard_streams() -> None:
     # Python has none where the descriptor was closed: what is printed goes nowhere, but an attribute of it is an error.
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-
-
-def tune_heap() -> bool:
-    """Make glibc return what is freed: one arena, blocks from 64 KiB on by mmap.  False under another C library."""
-    mallopt = getattr(_libc, "mallopt", None)
-    if mallopt is None:
-        return False
-    values = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 64 << 10, _M_TRIM_THRESHOLD: 128 << 10, _M_TOP_PAD: 64 << 10}
-    return bool(sum(mallopt(name, value) for name, value in values.items()) == len(values))
 
 
 def disable_huge_pages() -> bool:

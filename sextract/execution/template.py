@@ -25,8 +25,9 @@ from typing import NoReturn
 
 from sextract.errors import LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.backend import MORE_MEMORY, HandlerFactory, call
-from sextract.execution.environment import die_with_parent, tune_heap
+from sextract.execution.environment import die_with_parent
 from sextract.execution.messages import BROADCAST, ERROR, HELLO, RECEIVE_BYTES, REPLY, Frame, FrameReader, pack, pack_error
+from sextract.memory.heap import tune_heap
 
 # Parent → template: fork a worker for this slot, or kill the one with this process id.
 REQUEST = struct.Struct("<ii")

@@ -15,10 +15,12 @@ Calabretta & Greisen 2002 (A&A 395, 1077); Lieske et al. 1977 (A&A 58, 1) for pr
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 
 from sextract.errors import InputError
 from sextract.measurement.measure import Batch, measurement
+from sextract.memory.heap import give_back
 from sextract.records import Column
 
 Array = NDArray[Any]
@@ -33,6 +36,8 @@ Array = NDArray[Any]
 CARD = 80
 # astropy makes a dozen arrays of what it is given: this keeps each under 64 KiB.
 CHUNK_ROWS = 2048
+# Parts of astropy that take about as much each to import.
+ASTROPY = ("astropy.units", "astropy.io.fits", "astropy.coordinates", "astropy.wcs")
 # Obliquity of the ecliptic at J2000 (IAU 1976), arcsec.
 OBLIQUITY = 84381.448
 J2000 = 2000.0
@@ -193,6 +198,14 @@ def wcs_cards(header: str) -> list[str]:
     return cards
 
 
+def import_astropy() -> None:
+    """Import what is needed of astropy part by part, and have each give back what only its import took: less at the peak."""
+    for name in ASTROPY:
+        if name not in sys.modules:
+            import_module(name)
+            give_back()
+
+
 @lru_cache(maxsize=2)
 def read_sky(header: str) -> Sky:
     """The WCS of a header.
@@ -202,6 +215,7 @@ def read_sky(header: str) -> Sky:
     InputError
         Its keywords don't make a WCS.
     """
+    import_astropy()
     from astropy.io.fits import Header
     from astropy.wcs import WCS
 

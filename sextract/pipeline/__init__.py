@@ -22,8 +22,8 @@ from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
 from sextract.measurement.sky import lacks_celestial
 from sextract.memory.budget import size_text
-from sextract.memory.codepages import drop_code_pages
 from sextract.memory.gauge import Gauge
+from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.memory.timeline import Recorder
 from sextract.pipeline.estimate import Estimate, estimate
@@ -199,6 +199,8 @@ def _start(
 ) -> tuple[Backend, Gauge, Fit]:  # fmt: skip
     """Start as many workers as planned, or fewer if they hold more than predicted."""
     workers, limit = planned.workers, planned.budget.limit
+    # What imports and headers left free: all processes come from this one.
+    give_back()
     while True:
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
         gauge = Gauge(backend.pids, slab)
@@ -206,7 +208,7 @@ def _start(
             backend.ended = recorder.note
             recorder.follow(gauge, backend.processes)
             _warm(backend)
-            drop_code_pages()
+            give_back()
             measured = Base(gauge.exact() - gauge.last.shared, gauge.last.rss)
             recorder.base = measured.pss
             fitted = try_fit(limit, workers, infos, settings, plan, measured)

@@ -57,7 +57,8 @@ class Part:
     first: int
     last: int
     whole: bool = False  # no deblending: it crashed
-    growth: int = 1
+    pieces: int = 0  # at least so much room for what comes of them
+    sources: int = 0
     scratch_bytes: int = 0
 
 
@@ -348,8 +349,10 @@ class Extraction:
         b, part = self.parts[0]
         if part.scratch_bytes and self.giant is not None:
             return False
-        pieces = part.growth * (2 * b.nfrag + b.npix // 6 + 64) // 2 * 2
-        sources = part.growth * (2 * (part.last - part.first) + b.npix // 64 + 16)
+        # Twice a fragment is what blends of usual fields come to; of a giant it would be much.
+        usual = min(2 * b.nfrag + b.npix // 6, b.nfrag + FRAGMENTS_AT_ONCE) + 64
+        pieces = max(usual, part.pieces) // 2 * 2 + 2
+        sources = max(2 * (part.last - part.first) + min(b.npix // 64, FRAGMENTS_AT_ONCE // 16) + 16, part.sources)
         try:
             out = self.desk.alloc_for_task(pieces * FRAGMENT.itemsize + sources * SOURCE.itemsize, "sources")
         except SlabFull:
@@ -379,7 +382,7 @@ class Extraction:
 
     def _blended(self, b: Blend, part: Part, out: BlockRef, pieces: int, lease: Lease, reply: Reply) -> None:
         self.tiles.release(lease)
-        done, why, nsources, npieces, needed = reply.tolist()
+        done, why, nsources, npieces, needed, more_sources, more_pieces = reply.tolist()
         self._release_giant(part)
         if done > part.first:
             b.found[part.first] = out, nsources, npieces, pieces
@@ -387,9 +390,12 @@ class Extraction:
             self.slab.free(out)
         b.todo -= done - part.first
         if done < part.last:
-            full = why == _deblend.OUTPUT
-            growth = 4 * part.growth if full and done == part.first else part.growth
-            self.parts.appendleft((b, Part(done, part.last, part.whole, growth, 0 if full else needed)))
+            # Where something came of it there may be room the next time.
+            full = why == _deblend.OUTPUT and done == part.first
+            left = Part(done, part.last, part.whole, scratch_bytes=0 if why == _deblend.OUTPUT else needed)
+            if full:
+                left.pieces, left.sources = more_pieces, more_sources
+            self.parts.appendleft((b, left))
         while self.blends and self.blends[0].todo == 0:
             self._clean(self.blends.popleft())
             self.table.settle(self._final_row())

@@ -14,6 +14,7 @@ from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
 from sextract.background.surface import Background
 from sextract.config.machine import UNLIMITED
 from sextract.config.settings import Settings
+from sextract.deblending import _deblend
 from sextract.detection import _components
 from sextract.errors import LimitError
 from sextract.measurement.measure import MEASUREMENTS
@@ -31,9 +32,6 @@ TILE_BYTES = 2 * MIB
 SCRATCH_TARGET = 4 * MIB
 # A background cell up to this size is held, a larger one is read three times.
 CELL_TARGET = MIB
-# What a pixel of a footprint needs while it is split: values, owner, tree, the sources it becomes.  Base on footprints of
-# a million pixels: 28 for the work (43 of unfiltered noise, where every third pixel is a peak), 4 for the sources.
-FOOTPRINT_PIXEL_BYTES, UNFILTERED_PIXEL_BYTES = 32, 48
 # The answers of tasks on the way, CLEAN's tables, the first tables of sources and fragments.  What crowding needs beyond that
 # is found when it comes, on disk if need be.
 TASK_BYTES, TABLE_BYTES = MIB, 3 * MIB // 2
@@ -43,7 +41,7 @@ FEW_ROWS, MANY_ROWS = 16, 64
 # What the processes hold after their imports and a first task each, measured with CPython 3.11 and numpy 2.4 and rounded up:
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
 # share, as if nobody else on the machine had them open.
-PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 12.0))
+PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 10.5))
 # The slab while sky positions are worked out late: some rows at a time.
 LATE_BYTES = 2 * MIB
 # The same as the sum of Rss, which counts what they share in each of them: parent and template, each worker, one alone.
@@ -169,7 +167,7 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     pool = info.width // 4 + 4096, info.width // 8 + 1024
     joining = pool[0] * _components.PIECE_BYTES + pool[1] * _components.COMPONENT_BYTES
     joining += (info.width + 4) * _components.LABEL_BYTES
-    giant = giant_bytes(info, settings)
+    giant = strip + giant_bytes(info, settings)
     low = max(workers * tile_bytes, giant if giant > scratch else 0)
     if settings.resources.mem_report:
         # It is there before all else.
@@ -190,9 +188,10 @@ def first_runs(rows: int, columns: int) -> int:
 
 
 def giant_bytes(info: ImageInfo, settings: Settings) -> int:
-    """What the largest footprint that is split may need."""
-    pixels = min(settings.deblending.max_footprint_px, info.width * info.height)
-    return pixels * (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES)
+    """What the largest footprint that is split may need beside a strip of rows."""
+    deblending = settings.deblending
+    pixels = min(deblending.max_footprint_px, info.width * info.height)
+    return _deblend.most_scratch(pixels, info.width, info.height, deblending.nthresh, settings.detection.minarea)
 
 
 def _cells_at_once(mesh: MeshGrid, room: int, workers: int) -> tuple[int, int]:
@@ -333,9 +332,9 @@ def _refusal(limit: int, infos: Sequence[ImageInfo], settings: Settings, plan: P
         f"limit that works is "
         f"{size_text(smallest)}"
     )
-    giant = max(layout.giant_bytes for layout in found.layouts)
-    left = giant - max(found.need_bytes - found.budget.slab, -found.spare_map_bytes if found.budget.base_rss else 0)
-    pixels = left // (UNFILTERED_PIXEL_BYTES if settings.detection.kernel is None else FOOTPRINT_PIXEL_BYTES) // 1000 * 1000
+    capped = min(settings.deblending.max_footprint_px, largest.width * largest.height)
+    short = max(found.need_bytes - found.budget.slab, -found.spare_map_bytes if found.budget.base_rss else 0)
+    pixels = (capped - -(-short // _deblend.PIXEL_BYTES)) // 1000 * 1000
     if pixels >= 1000:
         text += f", or -FOOTPRINT_MAXPIX {pixels}, beyond which a detection isn't deblended"
     return LimitError(text)

@@ -188,7 +188,8 @@ class Freed:
     def add(self, fragments: NDArray[Any]) -> None:
         """Add fragments (FRAGMENT array) in any order."""
         bands = fragments["y"] // self._rows
-        for band in np.unique(bands).tolist():
+        # Not np.unique, which imports numpy.ma: 10 MiB.
+        for band in sorted(set(bands.tolist())):
             self._append(band, fragments[bands == band])
 
     def _append(self, band: int, new: NDArray[Any]) -> None:

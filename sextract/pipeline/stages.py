@@ -25,7 +25,7 @@ from sextract.deblending import _deblend
 from sextract.detection import _scan
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
 from sextract.measurement.stamps import StampCutter, TileGrid
-from sextract.memory.codepages import drop_code_pages
+from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.reading.source import ImageSource
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
@@ -177,7 +177,7 @@ class Stages:
         batch = Batch(sources, frame, self.settings, dims, cutter, arena)
         for name in self.plan.batch:
             MEASUREMENTS.get(name).run(batch)
-        drop_code_pages()
+        give_back()
         return b""
 
     def setup(self, payload: bytes) -> bytes:
@@ -299,7 +299,8 @@ class Stages:
     def deblend(self, payload: bytes) -> bytes:
         """Split footprints `first` … into sources, or take each as a whole.
 
-        Answers with the next footprint, why it stopped (`_deblend` codes), sources, fragments, and scratch needed.
+        Answers with the next footprint, why it stopped (`_deblend` codes), sources, fragments, and what is needed of scratch
+        (bytes) or output (sources, fragments) to go on.
         """
         head = np.frombuffer(payload, np.int64)
         nfoot, foot_at, frag_at, nfrag, first, whole, out_at, most_pieces, most_sources, big_at, big_bytes = head[:11].tolist()
@@ -323,7 +324,7 @@ class Stages:
             done, why = d.run(done + 1)
         if "OBJECTS" in self.checks:
             self._write_objects(sources[: d.nsources], pieces)
-        return pack(done, why, d.nsources, d.npieces, d.needed + strip_bytes)
+        return pack(done, why, d.nsources, d.npieces, d.needed + strip_bytes, d.needed_sources, d.needed_pieces)
 
     def _strip_bytes(self) -> int:
         """Room for as many full rows as the filter needs."""

@@ -41,7 +41,9 @@ def test_execution_brings_no_multiprocessing_and_no_large_library() -> None:
 def test_freed_memory_goes_back() -> None:
     script = (
         "from sextract.execution import environment\n"
+        "from sextract.memory import heap\n"
         "environment.prepare()\n"
+        "heap.trim_heap()\n"
         "import numpy as np\n"
         "from sextract.memory.gauge import Process\n"
         "import os\n"
