@@ -33,6 +33,8 @@ class Pipeline:
     def __init__(self, capacity: int, seed: int) -> None:
         self.random = random.Random(seed)
         self.slab = Slab(capacity, headroom=plenty)
+        # Where tiles alone may lie, and the large footprint.
+        self.slab.low = 4 * MIB
         self.tiles = TileManager(self.slab)
         self.scratch = [self.slab.alloc(MIB, "scratch") for _ in range(2)]
         self.window: deque[BlockRef] = deque()  # sources that CLEAN may still look at, runs that masks need
@@ -91,7 +93,7 @@ class Pipeline:
             self.slab.free(self.giant)
             self.giant = None
         elif number % 25 == 24:
-            self.giant = self.tiles.alloc(4 * MIB, "giant")
+            self.giant = self.tiles.alloc(4 * MIB, "giant", low=True)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

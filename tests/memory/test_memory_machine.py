@@ -104,11 +104,16 @@ class Machine(RuleBasedStateMachine):
         low=st.floats(0, 1 / 3),
         disk=st.integers(0, 5),
         full=st.booleans(),
+        readers=st.integers(0, 2),
+        poison=st.sampled_from(["0", "1"]),
     )
-    def start(self, processes: int, room: int, low: float, disk: int, full: bool) -> None:
+    def start(self, processes: int, room: int, low: float, disk: int, full: bool, readers: int, poison: str) -> None:
         self.budget = Budget(10 * MIB + room * KIB, 10 * MIB - processes * 110_000, processes, 100_000, 10_000)
         # As a run does it: mapped before the base is known, cut to what is left then.
-        self.slab = Slab(self.budget.limit, headroom=plenty, scratch_dir="" if disk else None)
+        with pytest.MonkeyPatch.context() as patch:
+            # Who reads what was freed is found out sooner.
+            patch.setenv("SEXTRACT_DEBUG_POISON", poison)
+            self.slab = Slab(self.budget.limit, headroom=plenty, scratch_dir="" if disk else None)
         self.base = self.slab.capacity
         self.slab.restrict(self.budget.slab)
         self.capacity = self.ceiling = self.budget.slab
@@ -129,13 +134,13 @@ class Machine(RuleBasedStateMachine):
         self.open_store()
         # From an empty slab it would take long until room is short.
         self.add_runs(list(range(TILES_WITH_RUNS)), 30_000, "nobody")
+        for reader in range(readers):
+            self.pin_runs(2 * reader, 5)
         for y, x in itertools.product(range(2), range(3)):
             if self.expect(120_000, True, tiles=False).place is not None and not full:
                 self.read([(0, y, x)], 120_000, 1)
         if full:
-            for nbytes in (200_000, LARGE, 16_384):
-                while self.expect(nbytes, True, tiles=False).place is not None:
-                    self.alloc(nbytes, "rows", "nobody", True)
+            self.fill(16_384, True)
 
     def open_store(self) -> None:
         """A store, and the freed fragments in it, each with its table."""
@@ -314,6 +319,20 @@ class Machine(RuleBasedStateMachine):
         while nbytes > smallest:
             self.alloc(nbytes, "sources", "runs", low)
             nbytes //= 2
+
+    @rule(smallest=st.sampled_from([1000, 16_384]), low=st.booleans())
+    def fill(self, smallest: int, low: bool) -> None:
+        """Take what is free, at nobody's expense."""
+        for nbytes in (200_000, LARGE, smallest):
+            while self.expect(nbytes, low, tiles=False).place is not None:
+                self.alloc(nbytes, "rows", "nobody", low)
+
+    @rule(part=st.floats(0.2, 1))
+    def press(self, part: float) -> None:
+        """A large block for a moment, so that some go or move and there is room again."""
+        ref = self.take(int(part * (self.capacity - self.low)), "sources", "runs", False)
+        if ref is not None:
+            self.slab.free(ref)
 
     @rule(nbytes=st.integers(64, 150_000), count=st.integers(1, 5))
     def answers(self, nbytes: int, count: int) -> None:
@@ -509,7 +528,7 @@ class Machine(RuleBasedStateMachine):
         kept.last_use = self.clock
         self.kept[number] = kept
 
-    @rule(first=st.integers(0, TILES_WITH_RUNS), count=st.integers(0, 4))
+    @rule(first=st.integers(0, TILES_WITH_RUNS), count=st.integers(0, TILES_WITH_RUNS))
     def pin_runs(self, first: int, count: int) -> None:
         last = min(first + count, TILES_WITH_RUNS)
         pinned = self.store.pin(first, last)
@@ -518,8 +537,8 @@ class Machine(RuleBasedStateMachine):
         self.pinned.append((pinned, there))
 
     @precondition(lambda self: self.pinned)
-    @rule(pick=PICK)
-    def release_runs(self, pick: int) -> None:
+    @rule(pick=PICK, press=st.booleans())
+    def release_runs(self, pick: int, press: bool) -> None:
         pinned, there = self.pinned.pop(pick % len(self.pinned))
         assert there == {n: self.store.find(n) for n in there}, "runs moved under a reader"
         self.store.release(pinned)
@@ -528,9 +547,15 @@ class Machine(RuleBasedStateMachine):
             self.pins[number] -= 1
             if number in self.kept:
                 self.kept[number].last_use = self.clock
+        if press:
+            self.press(1)
 
-    @rule(rows=st.lists(st.integers(0, HEIGHT - 1), min_size=1, max_size=30), times=st.sampled_from([1, 1, 40, 400]))
-    def add_freed(self, rows: list[int], times: int) -> None:
+    @rule(
+        rows=st.lists(st.integers(0, HEIGHT - 1), min_size=1, max_size=30),
+        times=st.sampled_from([1, 1, 40, 400]),
+        read=st.booleans(),
+    )
+    def add_freed(self, rows: list[int], times: int, read: bool) -> None:
         new = np.zeros(len(rows) * times, FRAGMENT)
         new["y"] = rows * times
         # No two are the same.
@@ -541,9 +566,11 @@ class Machine(RuleBasedStateMachine):
             self.freed.add(new)
             for band, part in parts:
                 self.fragments[band] = np.concatenate([self.fragments[band], part])
-            return
-        for band, part in parts:
-            self._add_to_band(band, part)
+        else:
+            for band, part in parts:
+                self._add_to_band(band, part)
+        if read:
+            self.read_freed(0, BANDS)
 
     def _outgrown(self, band: int, more: int) -> int:
         """Bytes of the larger block that so many more fragments of a band need; 0 if they have room."""

@@ -17,7 +17,8 @@ from sextract.memory.gauge import Process
 from sextract.memory.overflow import Overflow, overflow_bytes
 from sextract.memory.slab import Slab, SlabFull
 from sextract.memory.tiles import TileManager
-from sextract.pipeline.runs import RunStore
+from sextract.pipeline.runs import Freed, RunStore
+from sextract.records import FRAGMENT
 
 MIB = 1 << 20
 
@@ -91,6 +92,28 @@ def test_tables_go_there_when_the_slab_is_full_and_tasks_do_not(slab: Slab, tmp_
     ref = store.alloc_somewhere(100, "answer")
     assert ref in overflow(slab)
     slab.free(ref)
+
+
+def test_freed_fragments_move_behind_for_their_own_larger_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Then the place that they leave doesn't look like them any more.
+    monkeypatch.setenv("SEXTRACT_DEBUG_POISON", "1")
+    slab = Slab(MIB, headroom=lambda: (1 << 40, "test"), scratch_dir=str(tmp_path))
+    store = RunStore(slab, TileManager(slab), str(tmp_path), 1)
+    freed = Freed(store, np.frombuffer(slab.bytes_view(0, slab.extent), np.uint8), 0, 20, 20)
+    fragments = np.zeros(2000, FRAGMENT)
+    fragments["y"], fragments["x0"] = np.arange(2000) % 20, np.arange(2000)
+    freed.add(fragments[:1000])
+    first = store.find(0)
+    slab.alloc(slab.largest_free() - 4096, "x", low=True)
+    freed.add(fragments[1000:])
+    larger = store.find(0)
+    assert first is not None and larger is not None
+    assert first not in overflow(slab) and larger in overflow(slab)
+    out = np.zeros(freed.count(range(1)), FRAGMENT)
+    freed.copy(range(1), out)
+    assert (np.diff(out["y"]) >= 0).all()
+    assert np.array_equal(np.sort(out, order="x0"), fragments)
+    slab.close()
 
 
 def test_without_a_folder_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
