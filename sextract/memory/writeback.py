@@ -16,8 +16,8 @@ from collections import deque
 WRITE_BEHIND_BYTES = 1 << 20
 
 # The same where writes leave gaps, and how many such pieces stay: neighbours should have time to complete a page.
-SCATTERED_BYTES = 1 << 20
-SCATTERED_PIECES = 4
+SCATTERED_BYTES = 2 << 20
+SCATTERED_PIECES = 2
 
 # What sync_file_range says of files that have nothing to sync: pipes, devices, some file systems.
 _NOT_SYNCABLE = frozenset({errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
