@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from sextract.config.settings import Settings
 from sextract.deblending import _clean
-from sextract.errors import ConfigError
 from sextract.pipeline.runs import Freed, RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
-# Entries of the hash table over the window, and neighbours that one source may have.
+# Entries of the hash table over the window, and neighbours of one source that are listed.
 HEADS = 16384
 FOUND = 65536
 
@@ -151,8 +150,6 @@ class SourceTable:
                 self.freed.add(freed[first : min(first + PORTION, n)])
             if more == 0:
                 return
-            if more < 0:
-                raise ConfigError(f"CLEAN: a source has over {FOUND} neighbours; raise DETECT_MINAREA or DETECT_THRESH")
             if more > room:
                 self.slab.free(self._freed_ref)
                 self._freed_ref = self.store.alloc_somewhere(more * FRAGMENT.itemsize, "clean")
