@@ -45,8 +45,8 @@ class Summary:
 
     Attributes
     ----------
-    sources, detected : int
-        Rows written, and sources before CLEAN.
+    sources, detected, whole : int
+        Rows written, sources before CLEAN, and those of them that are too large to be deblended.
     seconds, mpixel_per_s : float
     peak_bytes, limit_bytes : int
         Of all processes together.
@@ -59,6 +59,7 @@ class Summary:
 
     sources: int
     detected: int
+    whole: int
     seconds: float
     mpixel_per_s: float
     peak_bytes: int
@@ -158,7 +159,16 @@ def _extract(
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
     summary = Summary(
-        work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, gauge.rss_peak, fitted.workers, outputs
+        sources=work.written,
+        detected=detected,
+        whole=work.whole,
+        seconds=seconds,
+        mpixel_per_s=pixels / 1e6 / seconds,
+        peak_bytes=gauge.peak,
+        limit_bytes=limit,
+        rss_bytes=gauge.rss_peak,
+        workers=fitted.workers,
+        outputs=outputs,
     )
     return summary, fitted
 
