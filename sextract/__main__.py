@@ -3,7 +3,7 @@
 import sys
 
 from sextract.errors import LimitError, out_of_memory
-from sextract.execution.environment import leave_on_signals, prepare
+from sextract.execution.environment import enough_to_start, leave_on_signals, prepare
 
 
 def main() -> int:
@@ -11,6 +11,8 @@ def main() -> int:
     leave_on_signals()
     prepare()
     try:
+        if not enough_to_start():
+            raise MemoryError
         from sextract.cli import main as command_line
     except (ImportError, MemoryError) as exc:
         if not out_of_memory(exc):

@@ -57,9 +57,18 @@ class Interrupted(SextractError):
     exit_code = 75
 
 
-def out_of_memory(exc: BaseException) -> bool:
-    """Whether an exception says that the machine gave no more memory: an allocation, or a library that can't be mapped."""
+def out_of_memory(exc: BaseException | None) -> bool:
+    """Whether an exception, or one that it followed, says that the machine gave no more memory.
+
+    An allocation, or a library that can't be mapped; and what extension modules make of either, which is no exception at all.
+    """
+    if exc is None:
+        return False
     if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno == errno.ENOMEM):
         return True
+    if isinstance(exc, SystemError) and "without" in str(exc):
+        return True
     words = ("cannot allocate memory", "failed to map segment", "cannot map", "out of memory")
-    return isinstance(exc, ImportError) and any(word in str(exc).lower() for word in words)
+    if isinstance(exc, ImportError) and any(word in str(exc).lower() for word in words):
+        return True
+    return out_of_memory(exc.__context__)

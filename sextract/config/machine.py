@@ -24,6 +24,8 @@ PHYSICAL_PART = 4
 TO_COME_BYTES = 96 << 20
 # Part of a limited address space that is kept for what outgrows the buffers (``memory/overflow.py``).
 OVERFLOW_PART = 8
+# Data segment that is still to come, likewise (31 MiB with astropy 8).
+DATA_TO_COME_BYTES = 48 << 20
 # With less for buffers the message that --mem-limit is too small would mislead.
 LEAST_ROOM_BYTES = 32 << 20
 
@@ -136,9 +138,29 @@ def within_address_space(
     return min(limit, Default(room, "what ulimit -v leaves for buffers"), key=lambda d: d.value)
 
 
+def require_data_segment(root: Path = Path("/"), rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> None:
+    """Refuse an RLIMIT_DATA that libraries won't fit in: an interpreter that has run out can't be relied on to say so.
+
+    Raises
+    ------
+    LimitError
+    """
+    soft = rlimit(resource.RLIMIT_DATA)[0]
+    pages = _read(root / "proc/self/statm").split()
+    needed = (int(pages[5]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 5 else 0) + DATA_TO_COME_BYTES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        least = -(-needed >> 20)
+        raise LimitError(f"the data segment (ulimit -d) of {soft >> 20} MiB is too small: at least {least} MiB are needed")
+
+
 def _address_room(soft: int, root: Path) -> int:
     """What a limit on the address space leaves for buffers."""
     return soft - soft // OVERFLOW_PART - _mapped(root) - TO_COME_BYTES
+
+
+def cache_room(limit: int, root: Path = Path("/")) -> int:
+    """Bytes that a run with that limit leaves for pages of files in the tightest memory cgroup; UNLIMITED without one."""
+    return min((max(bound.nbytes - limit, 0) for bound in _cgroup_memory(root)), default=UNLIMITED)
 
 
 def default_workers(

@@ -21,6 +21,7 @@ from sextract.config.machine import (
     allowed_memory,
     default_mem_limit,
     default_workers,
+    require_data_segment,
     within_address_space,
 )
 from sextract.config.parameters import PARAMETERS
@@ -503,6 +504,7 @@ def _resources(config: Configuration, reports: Sequence[str], reporter: Reporter
         limit = Default(v["MEM_LIMIT"], "MEM_LIMIT")
     else:
         limit = default_mem_limit()
+    require_data_segment()
     asked, limit = limit, within_address_space(limit)
     if options.workers is not None:
         workers = Default(options.workers, "--workers")

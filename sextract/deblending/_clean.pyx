@@ -55,7 +55,7 @@ cdef class Cleaner:
     heads : int32 array
         Hash table; a power of two entries.
     found : int32 array
-        Scratch: neighbours of one newcomer.
+        Scratch: neighbours of one newcomer.  One that has more is compared with the whole window.
     """
 
     cdef double beta
@@ -107,22 +107,15 @@ cdef class Cleaner:
         self.heads[b] = <int32_t>i
 
     cdef int64_t _neighbours(self, const Source *s) noexcept nogil:
-        # Rows of the window within the zone, ascending; -1 if there are more than fit.
-        cdef int64_t k, cx, cy, n = 0, first = s.row - self.reach, j
+        # Rows of the window within the zone, ascending; −1 if it had better look at all of it.
+        cdef int64_t k, cx, cy, n = 0, first = s.row - self.reach
         cdef double r, size
         cdef int32_t i
         cdef int32_t *link
         cdef Source *o
         if s.a > LARGE:
             # Its zone holds more cells than the window has members.
-            for j in range(self.count):
-                o = &self.table[j]
-                if o.number == 0 and o.ymin >= first and self._near(s, o):
-                    if n == self.found.shape[0]:
-                        return -1
-                    self.found[n] = <int32_t>j
-                    n += 1
-            return n
+            return -1
         for k in range(CLASSES):
             size = 64 << k
             r = ZONE * (s.a + 4.0 * (1 << k))
@@ -152,6 +145,17 @@ cdef class Cleaner:
     cdef bint _near(self, const Source *s, const Source *o) noexcept nogil:
         cdef double dx = s.x - o.x, dy = s.y - o.y, zone = ZONE * (s.a + o.a)
         return dx * dx + dy * dy < zone * zone
+
+    cdef int64_t _candidate(self, const Source *s, int64_t k, bint listed) noexcept nogil:
+        # The k-th member of the window to compare with, −1 if it is none.
+        cdef const Source *o = &self.table[k]
+        if listed:
+            return self.found[k]
+        return k if o.number == 0 and o.ymin >= s.row - self.reach and _placed(o) and self._near(s, o) else -1
+
+    cdef bint _eats(self, const Source *s, const Source *o) noexcept nogil:
+        # Whether the wing of a brighter source explains a fainter one.
+        return <float>_wing(s, self.beta, s.x - o.x, s.y - o.y) > o.mthresh
 
     cdef void _merge(self, int64_t victim, int64_t eater) noexcept nogil:
         cdef Source *v = &self.table[victim]
@@ -191,10 +195,10 @@ cdef class Cleaner:
             Fragments written to `freed`, and fragments that it must have room for to go on (0: all done).  `fragments`
             of each source is the byte offset of its fragments in `slab`.
         """
-        cdef int64_t n = 0, more = 0, i, j, k, found, victims, room, eater
+        cdef int64_t n = 0, i, j, k, found, room, eater
         cdef Source *s
         cdef Source *o
-        cdef double dx, dy
+        cdef bint listed
         while self.count < upto:
             i = self.count
             s = &self.table[i]
@@ -202,36 +206,50 @@ cdef class Cleaner:
                 self.count += 1
                 continue
             found = self._neighbours(s)
-            if found < 0:
-                return n, -1
-            victims = 0
+            listed = found >= 0
+            if not listed:
+                found = i
             eater = -1
             room = s.nfragments
             for k in range(found):
-                j = self.found[k]
+                j = self._candidate(s, k, listed)
+                if j < 0:
+                    continue
                 o = &self.table[j]
-                dx = s.x - o.x
-                dy = s.y - o.y
-                if o.fdflux < s.fdflux:
-                    if <float>_wing(s, self.beta, dx, dy) > o.mthresh:
-                        self.found[victims] = <int32_t>j
-                        victims += 1
-                        room += o.nfragments
-                elif <float>_wing(o, self.beta, dx, dy) > s.mthresh:
-                    eater = j
-                    break
+                if not o.fdflux < s.fdflux:
+                    if self._eats(o, s):
+                        eater = j
+                        break
+                elif self._eats(s, o):
+                    room += o.nfragments
             if n + room > freed.shape[0]:
                 return n, room
             if eater >= 0:
                 self._merge(i, eater)
                 n = self._free(i, s.row, slab, freed, n)
             else:
-                for k in range(victims - 1, -1, -1):
-                    self._merge(self.found[k], i)
-                    n = self._free(self.found[k], s.row, slab, freed, n)
+                n = self._eat(i, found, listed, slab, freed, n)
                 self._insert(i)
             self.count += 1
-        return n, more
+        return n, 0
+
+    cdef int64_t _eat(
+        self, int64_t i, int64_t found, bint listed, const uint8_t[::1] slab, Fragment[::1] freed, int64_t n
+    ) noexcept nogil:
+        # Merge what newcomer `i` explains, the last first.  All are marked before one is merged, which changes the newcomer.
+        cdef int64_t j, k, last = -1
+        cdef Source *s = &self.table[i]
+        for k in range(found):
+            j = self._candidate(s, k, listed)
+            if j >= 0 and self.table[j].fdflux < s.fdflux and self._eats(s, &self.table[j]):
+                self.table[j].number = -1 - i
+                last = k
+        for k in range(last, -1, -1):
+            j = self.found[k] if listed else k
+            if self.table[j].number == -1 - i:
+                self._merge(j, i)
+                n = self._free(j, s.row, slab, freed, n)
+        return n
 
     def number(self, int64_t first, int64_t final_row, int64_t number):
         """Number the survivors from row `first` on, as far as all are final: first row above `final_row`, or eaten.

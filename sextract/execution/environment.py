@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,10 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # `errors.Interrupted`'s; nothing else of it is needed here.
 _INTERRUPTED = 75
 
+# What the interpreter, numpy and the kernels map, and the part of it that is data: 103 and 53 MiB, measured with CPython 3.11
+# and numpy 2.4.
+_LEAST_BYTES = {resource.RLIMIT_AS: 104 << 20, resource.RLIMIT_DATA: 56 << 20}
+
 _libc: Any = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,6 +51,14 @@ def prepare() -> None:
     open_standard_streams()
     tune_heap()
     disable_huge_pages()
+
+
+def enough_to_start() -> bool:
+    """Whether the limits of the shell let numpy be imported.
+
+    Its BLAS would end the process with a message of its own, and an interpreter that has run out may fail anyhow.
+    """
+    return all(not 0 <= resource.getrlimit(which)[0] < least for which, least in _LEAST_BYTES.items())
 
 
 def leave_on_signals() -> None:

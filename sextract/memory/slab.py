@@ -236,7 +236,9 @@ class Slab:
         if self.used - sum(size for _, size in blocks) + taken > self.ceiling:
             return False
         floor = 0 if low else self.low
-        if any(_round_up(max(start, floor), step) + taken <= end for start, end in self._joined(blocks)):
+        # Under a lowered ceiling a piece may be there that only lacks the right to be lent.
+        joined = self._joined(blocks)
+        if self._place(nbytes, low) or any(_round_up(max(start, floor), step) + taken <= end for start, end in joined):
             return True
         self.scattered = max(self.scattered, nbytes)
         return False
@@ -265,7 +267,7 @@ class Slab:
             if offset not in beside and offset + size not in beside
         ]
         free = self.capacity - self.used + sum(size for _, size in blocks)
-        places = sum((end - _round_up(start, _PAGE)) // taken for start, end in [*alone, *self._joined(blocks)])
+        places = sum(max(end - _round_up(start, _PAGE), 0) // taken for start, end in [*alone, *self._joined(blocks)])
         return 1 - places / (free // taken) if free >= taken else 0.0
 
     def free_extents(self) -> list[BlockRef]:
@@ -330,8 +332,13 @@ class Slab:
         self._release(ref.offset, taken)
 
     def resize_down(self, ref: BlockRef, nbytes: int) -> BlockRef:
-        """Keep the first `nbytes` of a block and take the rest back; the old reference is void."""
+        """Keep the first `nbytes` of a block and take the rest back; the old reference is void.
+
+        What lies behind the slab keeps its room.
+        """
         self._check_owner()
+        if self.overflow is not None and ref in self.overflow:
+            return BlockRef(ref.offset, nbytes)
         taken, owner = self._entry(ref)
         if not 0 <= nbytes <= ref.nbytes:
             raise ValueError(f"a block of {ref.nbytes} bytes can't shrink to {nbytes}")
@@ -477,12 +484,14 @@ class Slab:
             yield start, end
 
     def _find(self, nbytes: int, low: bool) -> tuple[int, int] | None:
-        """Extent and start of the place for a block."""
+        """Extent and start of the place for a block, if it may be lent."""
         if nbytes < 0:
             raise ValueError(f"a block of {nbytes} bytes")
+        return self._place(nbytes, low) if self.used + _footprint(nbytes) <= self.ceiling else None
+
+    def _place(self, nbytes: int, low: bool) -> tuple[int, int] | None:
+        """Extent and start of the place for a block."""
         taken = _footprint(nbytes)
-        if self.used + taken > self.ceiling:
-            return None
         if low:
             for size, extent in self._by_size[bisect_left(self._by_size, (taken, 0)) :]:
                 start = _round_up(extent, _PAGE)

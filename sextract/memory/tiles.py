@@ -173,3 +173,7 @@ class TileManager:
         self.evictions += 1
         self.idle_bytes -= ref.nbytes
         return ref.nbytes
+
+    def fragmentation(self, nbytes: int) -> float:
+        """Fraction of what is free or could be evicted that blocks of one size can't use; see `Slab.fragmentation`."""
+        return self._slab.fragmentation(nbytes, [tile.ref for tile in self._tiles.values() if tile.idle])

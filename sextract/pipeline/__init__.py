@@ -14,6 +14,7 @@ from functools import partial
 from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
+from sextract.config.machine import cache_room
 from sextract.config.settings import Settings
 from sextract.errors import WorkerError
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
@@ -88,6 +89,10 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
     in_memory = memory_outputs(settings, infos)
     planned = fit(settings.resources.mem_limit_bytes - in_memory.nbytes, settings.resources.workers, infos, settings, plan)
     _warn(infos, plan, in_memory, reporter)
+    if cache_room(settings.resources.mem_limit_bytes) < sum(info.data_size for info in infos):
+        # Pages would only push each other out, and have the kernel look for some at every read.
+        for source in images:
+            source.drop_behind()
     # A drawing is made last of all, when the memory of the run is free again.
     with open_reports(settings.resources) as reports, ExitStack() as stack:
         # Without workers it would be largest; more address space than that is of no use, and may not be there.
@@ -148,6 +153,7 @@ def _extract(
         with uninterrupted():
             writer.close()
             checks.close()
+        reporter.detail(_buffers(slab))
     seconds = recorder.seconds
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
@@ -155,6 +161,14 @@ def _extract(
         work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, gauge.rss_peak, fitted.workers, outputs
     )
     return summary, fitted
+
+
+def _buffers(slab: Slab) -> str:
+    """What the slab was used for, and whether it was in pieces that were too small."""
+    most = ", ".join(f"{name} {size_text(account.peak)}" for name, account in slab.ledger.accounts().items())
+    pieces = f"; {size_text(slab.scattered)} were free, but not in one piece" if slab.scattered else ""
+    behind = f"; {size_text(slab.overflow.peak)} behind it on disk" if slab.overflow and slab.overflow.peak else ""
+    return f"Buffers at most {size_text(slab.ledger.peak)} of {size_text(slab.capacity)}: {most}{pieces}{behind}"
 
 
 def _extension(work: Run, index: int, layout: Layout) -> int:

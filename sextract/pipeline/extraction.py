@@ -385,6 +385,8 @@ class Extraction:
         done, why, nsources, npieces, needed, more_sources, more_pieces = reply.tolist()
         self._release_giant(part)
         if done > part.first:
+            # It may wait long for its turn: without the room for sources that it doesn't need.
+            out = self.slab.resize_down(out, pieces * FRAGMENT.itemsize + nsources * SOURCE.itemsize)
             b.found[part.first] = out, nsources, npieces, pieces
         else:
             self.slab.free(out)

@@ -130,7 +130,7 @@ class Fit:
         """Bytes of tiles that a task may be lent, with their runs; a task reads what it isn't lent."""
         if not self.budget.base_rss:
             return UNLIMITED
-        return max(layout.tile_bytes for layout in self.layouts) + self.spare_map_bytes // max(self.workers, 1)
+        return 2 * max(layout.tile_bytes for layout in self.layouts) + self.spare_map_bytes // max(self.workers, 1)
 
     @property
     def fits(self) -> bool:
@@ -176,7 +176,8 @@ def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) 
     maps, complete = Background.storage_bytes(mesh), Background.complete_scratch_bytes(mesh)
     entries = (tiles.across + 1) * tiles.down * ENTRY_BYTES + 16 * tiles.down
     need = maps + entries + workers * scratch + max(complete, passing)
-    mapped = workers * (scratch + maps + tile_bytes + TASK_BYTES) + (giant if giant > scratch else 0)
+    # A tile with the most runs that it can have, which take about as much.
+    mapped = workers * (scratch + maps + entries + 2 * tile_bytes + TASK_BYTES) + (giant if giant > scratch else 0)
     mapped = max(mapped + joining + 2 * PARENT_MAPPED_BYTES, workers * scratch + maps + complete)
     cells = _cells_at_once(mesh, scratch - reading, workers)
     return Layout(mesh, tiles, cells, maps, complete, scratch, giant, low, tile_bytes, pool, need, mapped)

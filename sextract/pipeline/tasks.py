@@ -121,7 +121,8 @@ class Desk:
         g = self.grid
         first, last = max(y0, 0) // g.rows, min(max(y1, 1), g.height) - 1
         keys = [(self.extension, ty, tx) for ty in range(first, last // g.rows + 1) for tx in range(g.across)]
-        most = max(self.run.lent_bytes // self.layout.tile_bytes, 1)
+        # Each with its runs, which take as much at most.
+        most = max(self.run.lent_bytes // (2 * self.layout.tile_bytes), 1)
         if len(keys) > most:
             # What a task isn't lent it reads itself; most of what it looks at is in the middle.
             held = [key for key in keys if key in self.tiles]

@@ -122,6 +122,9 @@ class CompressedSource:
         """See ``ImageSource.check_unchanged``."""
         self._handle.check_unchanged()
 
+    def drop_behind(self) -> None:
+        """Nothing: cfitsio reads, and a compressed file is small."""
+
     def close(self) -> None:
         """See ``ImageSource.close``."""
         if self._file is not None and self._pid == os.getpid():

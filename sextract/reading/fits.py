@@ -92,6 +92,10 @@ class PlainSource:
         """See ``ImageSource.check_unchanged``."""
         self._handle.check_unchanged()
 
+    def drop_behind(self) -> None:
+        """See ``ImageSource.drop_behind``."""
+        self._handle.drop_behind()
+
     def close(self) -> None:
         """See ``ImageSource.close``."""
         self._handle.close()

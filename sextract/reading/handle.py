@@ -44,6 +44,11 @@ class FileHandle:
         Open descriptor of a nameless file; this process owns it.  A forked child uses its own copy, any other process
         opens it through the owner's ``/proc`` entry, so the owner must live as long as others begin to read.
 
+    Attributes
+    ----------
+    drops : bool
+        What was read leaves the page cache.
+
     Raises
     ------
     InputError
@@ -55,6 +60,7 @@ class FileHandle:
         self._target = os.path.abspath(path)
         self._kept = kept
         self._owner = os.getpid()
+        self.drops = False
         self._owns = kept >= 0
         self._fd = kept
         self._pid = self._owner if kept >= 0 else -1
@@ -129,10 +135,17 @@ class FileHandle:
         return self._adopt(fd)
 
     def _adopt(self, fd: int) -> int:
-        # Both passes read forward; pages stay cached for the second one.
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        # Both passes read forward; pages stay cached for the second one.  Where they don't, reading ahead would fetch some MiB
+        # that others drop again.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM if self.drops else os.POSIX_FADV_SEQUENTIAL)
         self._fd, self._pid = fd, os.getpid()
         return fd
+
+    def drop_behind(self) -> None:
+        """From now on, have what is read leave the page cache."""
+        self.drops = True
+        if self._pid == os.getpid():
+            self._adopt(self._fd)
 
     def read(self, offset: int, out: NDArray[np.uint8]) -> int:
         """Fill `out` from byte `offset`; fewer bytes than its length only at the end of the file."""
@@ -146,6 +159,8 @@ class FileHandle:
         except OSError as exc:
             what = self.path if self._kept < 0 else f"{self.path}, unpacked to a scratch file"
             raise InputError(f"{what}: can't read {len(view)} bytes at {offset}: {exc.strerror}") from exc
+        if self.drops:
+            os.posix_fadvise(fd, offset, done, os.POSIX_FADV_DONTNEED)
         return done
 
     def read_exactly(self, offset: int, out: NDArray[np.uint8]) -> None:

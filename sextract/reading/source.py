@@ -122,6 +122,13 @@ class ImageSource(Protocol):
         """Make sure that all that was read came from one state of the file; InputError if it has changed meanwhile."""
         ...
 
+    def drop_behind(self) -> None:
+        """From now on, in this process and those it forks, have pages that were read leave the page cache.
+
+        Called where the cache has no room for the file anyway; a source that reads through a library may ignore it.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the file in this process; reading again opens it again."""
         ...

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from sextract.config.machine import (
+    DATA_TO_COME_BYTES,
     LEAST_ROOM_BYTES,
     OVERFLOW_PART,
     TO_COME_BYTES,
     Default,
     allowed_memory,
+    cache_room,
     default_mem_limit,
     default_workers,
     memory_filesystem,
+    require_data_segment,
     within_address_space,
 )
 from sextract.errors import LimitError
@@ -71,6 +74,14 @@ def test_memory_high_counts_because_it_throttles(machine):
         {"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.high": str(GIB // 2)}
     )
     assert limit(root).value == GIB // 2
+
+
+def test_what_a_limit_leaves_for_pages_of_files(machine):
+    files = {"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/a\n"}
+    assert cache_room(GIB, machine({**files, "sys/fs/cgroup/a/memory.max": "max"})) > 1 << 50
+    root = machine({**files, "sys/fs/cgroup/a/memory.max": str(3 * GIB)})
+    assert cache_room(GIB, root) == 2 * GIB
+    assert cache_room(4 * GIB, root) == 0
 
 
 def test_v1_limits_and_its_number_for_none(machine):
@@ -253,3 +264,12 @@ def test_buffers_fit_into_the_address_space_beside_what_is_mapped(machine):
         assert found.origin == ("--mem-limit" if room >= GIB else "what ulimit -v leaves for buffers")
     with pytest.raises(LimitError, match="ulimit -v"):
         within_address_space(chosen, root, lambda which: (mapped + TO_COME_BYTES, 0))
+
+
+def test_libraries_fit_into_the_data_segment(machine):
+    root = machine({"proc/self/statm": "25600 9 9 9 0 1000 0\n"})
+    needed = 1000 * os.sysconf("SC_PAGE_SIZE") + DATA_TO_COME_BYTES
+    require_data_segment(root, unlimited)
+    require_data_segment(root, lambda which: (needed, needed))
+    with pytest.raises(LimitError, match="ulimit -d"):
+        require_data_segment(root, lambda which: (needed - 1, needed))

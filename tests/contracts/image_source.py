@@ -40,6 +40,12 @@ class ImageSourceContract:
     def whole(self, source: ImageSource) -> Box:
         return Box(0, 0, source.info.height, source.info.width)
 
+    def test_dropping_what_was_read_changes_nothing(self, source: ImageSource) -> None:
+        before, _ = self.read(source, self.whole(source))
+        source.drop_behind()
+        after, _ = self.read(source, self.whole(source))
+        assert before.tobytes() == after.tobytes()
+
     def test_facts(self, source, truth):
         info = source.info
         assert (info.height, info.width) == truth.shape

@@ -114,10 +114,10 @@ class CleanTwin:
 
 def run(
     sources: Any, fragments: Any, twin: CleanTwin, size: tuple[int, int], *, batch: int = 1 << 30, buckets: int = 1024,
-    room: int = 4, grow: int = 1 << 30, enabled: bool = True,
+    room: int = 4, grow: int = 1 << 30, enabled: bool = True, neighbours: int = 4096,
 ) -> tuple[Cleaner, Any, Any]:  # fmt: skip
     """The kernel, fed in batches, with a table that moves every `grow` rows."""
-    found = np.zeros(4096, np.int32)
+    found = np.zeros(neighbours, np.int32)
     cleaner = Cleaner(twin.beta, enabled, twin.reach, twin.lag, *size, np.zeros(buckets, np.int32), found)
     slab, freed, nfreed = fragments.view(np.uint8), np.zeros(room, FRAGMENT), 0
     table = np.zeros(0, SOURCE)
@@ -134,7 +134,6 @@ def run(
             nfreed += n
             if more == 0:
                 break
-            assert more > 0
             freed = np.concatenate([freed[:nfreed], np.zeros(more, FRAGMENT)])
         assert cleaner.count == last
     return cleaner, table[: len(sources)], freed[:nfreed]
@@ -236,14 +235,12 @@ def test_survivors_are_numbered_in_order_once_final() -> None:
     assert first == 300 and table["number"][alive].tolist() == list(range(1, len(alive) + 1))
 
 
-def test_too_many_neighbours_are_told() -> None:
-    sources, fragments = field(1, 60, 10, 10)
-    sources["fdflux"] = np.arange(60, 0, -1)
-    sources["mthresh"] = 1e9
-    cleaner = Cleaner(1.0, True, 99, 1, 10, 10, np.zeros(8, np.int32), np.zeros(20, np.int32))
-    cleaner.attach(sources, np.zeros(60, np.int32), 0)
-    assert cleaner.add(60, fragments.view(np.uint8), np.zeros(999, FRAGMENT))[1] == -1
-    assert cleaner.count == 21
+@pytest.mark.parametrize("neighbours", [1, 3, 20])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_number_of_neighbours(seed: int, neighbours: int) -> None:
+    # More than are listed, among them what is eaten, and eaters that come late.
+    sources, fragments = field(seed, 300, 60, 150)
+    assert check(sources, fragments, CleanTwin(1.0, 40, 1), (60, 150), neighbours=neighbours, batch=30) > 20
 
 
 @pytest.mark.parametrize("name", ["x", "y", "a"])

@@ -34,10 +34,9 @@ PROGRAM = """
 
     @measurement("hoard", columns=[Column("HOARD", "i4", doc="test")])
     def hoard(batch):
-        # Most of it before the buffers are full, then little by little.
-        kept.extend(b"x" * {block} for _ in range(blocks if kept else 20 * blocks))
+        kept.extend(b"x" * {block} for _ in range(blocks))
         # The governor looks ten times a second; whoever is faster is for the allowances.
-        time.sleep(0.15)
+        time.sleep(0.0125 * blocks)
         batch["HOARD"] = np.ones(len(batch), np.int32)
 
     sys.argv[1:] = sys.argv[2:]
@@ -53,6 +52,7 @@ class Run:
     log: str
     report: dict[str, object]
     peak: int
+    borrowed: int
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,15 @@ def run(folder: Path, image: Path, blocks: int, *options: str) -> Run:
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((folder / "memory.json").read_text())
-    return Run((folder / "out.fits").read_bytes(), done.stderr, report, watch.peak)
+    return Run((folder / "out.fits").read_bytes(), done.stderr, report, watch.peak, watch.borrowed)
 
 
 def test_heaps_that_grow_cost_buffers_and_nothing_else(tmp_path: Path, crowded: Field) -> None:
     calm = run(tmp_path / "calm", crowded.path, 0)
-    # More than 30 batches: 20 MiB in all, where 9 are set aside.
-    greedy = run(tmp_path / "greedy", crowded.path, 10)
-    assert greedy.peak <= LIMIT * MIB
+    # More than 30 batches: 23 MiB in all, where 9 are set aside, and 12 for libraries that nobody else has open.
+    greedy = run(tmp_path / "greedy", crowded.path, 24)
+    # When somebody who shared libraries with the run ends, they are the run's from one moment to the next.
+    assert greedy.peak <= LIMIT * MIB + greedy.borrowed
     assert greedy.catalogue == calm.catalogue
     assert "Memory:" not in calm.log
     # Once in the normal log, each time in the report.

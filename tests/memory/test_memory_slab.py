@@ -297,8 +297,25 @@ def test_fragmentation_is_what_blocks_of_a_size_cannot_use(slab: Slab) -> None:
     assert slab.scattered == MIB
     assert not slab.would_fit(6 * MIB, [])
     assert slab.scattered == MIB
+    # Pieces that end before the next page begins are none.
+    small = [slab.alloc(1000, "x") for _ in range(3)]
+    slab.free(small[1])
+    assert slab.fragmentation(MIB) == 1
+    for ref in small[::2]:
+        slab.free(ref)
     slab.free(refs[1])
     assert slab.fragmentation(MIB) == pytest.approx(1 - 1 / 4)
+
+
+def test_a_piece_that_is_there_may_be_lent_when_others_come_back(slab: Slab) -> None:
+    refs = [slab.alloc(MIB, "x") for _ in range(8)]
+    for ref in refs[:3]:
+        slab.free(ref)
+    slab.lower_ceiling(2 * MIB)
+    assert not slab.fits(2 * MIB)
+    # No neighbour of the gap, but the ceiling counts it.
+    assert slab.would_fit(2 * MIB, [refs[6]])
+    assert not slab.would_fit(3 * MIB, [refs[6]])
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 65535])

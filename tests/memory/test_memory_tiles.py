@@ -89,3 +89,30 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(KeyError):
         tiles.seal((9, 9, 9))
     tiles.discard((9, 9, 9))
+
+
+def test_what_could_be_evicted_is_known() -> None:
+    slab = Slab(4 * MIB, headroom=plenty)
+    tiles = TileManager(slab)
+    keys = [(0, 0, k) for k in range(4)]
+    tiles.reserve(keys[0], MIB)
+    assert tiles.idle_bytes == 0
+    tiles.seal(keys[0])
+    for key in keys[1:]:
+        held(tiles, slab, key)
+    assert tiles.idle_bytes == 4 * MIB
+    first, second = tiles.pin(keys[:2]), tiles.pin(keys[1:3])
+    assert tiles.idle_bytes == MIB
+    tiles.release(first)
+    assert tiles.idle_bytes == 2 * MIB
+    # Doomed while it is read: it is freed, and never idle again.
+    tiles.discard(keys[1])
+    tiles.release(second)
+    assert tiles.idle_bytes == 3 * MIB
+    tiles.discard(keys[2])
+    assert tiles.idle_bytes == 2 * MIB
+    assert tiles.evict(1) == MIB
+    assert tiles.idle_bytes == MIB
+    assert tiles.make_room(4 * MIB)
+    assert tiles.idle_bytes == 0
+    slab.close()

@@ -13,7 +13,7 @@ import pytest
 from astropy.io import fits
 
 from tests.conftest import CommandLine
-from tests.faults.test_worker_faults import run as run_with_hazard
+from tests.faults.harness import Started, kill
 from tests.scenes import Scene, field
 
 MIB = 1 << 20
@@ -75,9 +75,9 @@ def test_stages_of_each_extension(cli: CommandLine, tmp_path: Path) -> None:
 
 
 def test_a_replaced_worker_is_told(image: Path, tmp_path: Path) -> None:
-    calm, _ = run_with_hazard(tmp_path / "calm", image, "nothing")
-    killed, _ = run_with_hazard(tmp_path / "killed", image, "kill", options=("--mem-report", "m.json"))
-    assert killed == calm
+    with Started(tmp_path / "killed", *options(image, 2), "--mem-report", "m.json") as run:
+        assert kill(run.wait_for_workers(2)[0])
+    assert run.code == 0, run.err
     told = json.loads((tmp_path / "killed" / "m.json").read_text())
     (event,) = told["events"]
     assert re.fullmatch(r"worker [12] \(process \d+\) ended \(SIGKILL\) and is replaced", event["text"])
