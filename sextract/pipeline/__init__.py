@@ -148,6 +148,8 @@ def _extract(
         gauge.exact()
         for source in images:
             source.check_unchanged()
+        # Before processes end: to whoever looks meanwhile, one after the other, what they share counts more than once.
+        slab.shrink()
         backend.close()
         # What may fail comes first, so that there are all outputs or none.
         checks.seal()

@@ -168,8 +168,9 @@ class RunStore:
 
     def close(self) -> None:
         """Let go of everything."""
-        for number in np.flatnonzero(self._offset >= 0).tolist():
-            self._drop(number)
+        for first in range(0, len(self._offset), 1024):
+            for number in np.flatnonzero(self._offset[first : first + 1024] >= 0).tolist():
+                self._drop(first + number)
         self._slab.free(self._table)
 
 
