@@ -140,7 +140,7 @@ class Slab:
     capacity, ceiling : int
         Bytes that may be lent at all, and for now.
     scattered : int
-        Largest request so far for which enough bytes were free, but not in one piece.
+        Largest request refused so far for which enough bytes were free where it may lie, but not in one piece.
 
     Raises
     ------
@@ -228,20 +228,25 @@ class Slab:
         return self._find(nbytes, low) is not None
 
     def would_fit(self, nbytes: int, without: Iterable[BlockRef], low: bool = False) -> bool:
-        """Whether ``alloc(nbytes)`` would find a place if those blocks were free; see ``scattered``."""
+        """Whether ``alloc(nbytes)`` would find a place if those blocks were free."""
         if self.fits(nbytes, low):
             return True
-        taken, step = _footprint(nbytes), _PAGE if nbytes >= _LARGE else _ALIGN
+        taken, step = _footprint(nbytes), _PAGE if low or nbytes >= _LARGE else _ALIGN
         blocks = sorted((ref.offset, self._entry(ref)[0]) for ref in without)
         if self.used - sum(size for _, size in blocks) + taken > self.ceiling:
             return False
         floor = 0 if low else self.low
         # Under a lowered ceiling a piece may be there that only lacks the right to be lent.
         joined = self._joined(blocks)
-        if self._place(nbytes, low) or any(_round_up(max(start, floor), step) + taken <= end for start, end in joined):
-            return True
-        self.scattered = max(self.scattered, nbytes)
-        return False
+        return bool(self._place(nbytes, low)) or any(_round_up(max(start, floor), step) + taken <= end for start, end in joined)
+
+    def note_refusal(self, nbytes: int, without: Iterable[BlockRef], low: bool = False) -> None:
+        """A block was refused, though those others could go; see ``scattered``."""
+        taken, blocks = _footprint(nbytes), sorted((ref.offset, self._entry(ref)[0]) for ref in without)
+        lent, floor = self.used - sum(size for _, size in blocks), 0 if low else self.low
+        free = sum(max(end - max(start, floor), 0) for start, end in self._pieces(blocks))
+        if free >= taken and lent + taken <= self.ceiling:
+            self.scattered = max(self.scattered, nbytes)
 
     def fragmentation(self, nbytes: int, without: Iterable[BlockRef] = ()) -> float:
         """Fraction of the free bytes that blocks of one size can't use.
@@ -260,14 +265,8 @@ class Slab:
         """
         taken = _footprint(nbytes)
         blocks = sorted((ref.offset, self._entry(ref)[0]) for ref in without)
-        beside = {start + size for start, size in blocks} | {start for start, _ in blocks}
-        alone = [
-            (offset, offset + size)
-            for offset, size in self._sizes.items()
-            if offset not in beside and offset + size not in beside
-        ]
         free = self.capacity - self.used + sum(size for _, size in blocks)
-        places = sum(max(end - _round_up(start, _PAGE), 0) // taken for start, end in [*alone, *self._joined(blocks)])
+        places = sum(max(end - _round_up(start, _PAGE), 0) // taken for start, end in self._pieces(blocks))
         return 1 - places / (free // taken) if free >= taken else 0.0
 
     def free_extents(self) -> list[BlockRef]:
@@ -482,6 +481,14 @@ class Slab:
             end += self._sizes.get(end, 0)
         if end >= 0:
             yield start, end
+
+    def _pieces(self, blocks: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Start and end of all that would be free if blocks, sorted pairs of offset and length, were."""
+        beside = {start + size for start, size in blocks} | {start for start, _ in blocks}
+        for offset, size in self._sizes.items():
+            if offset not in beside and offset + size not in beside:
+                yield offset, offset + size
+        yield from self._joined(blocks)
 
     def _find(self, nbytes: int, low: bool) -> tuple[int, int] | None:
         """Extent and start of the place for a block, if it may be lent."""

@@ -88,6 +88,7 @@ class TileManager:
     def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything else, at the expense of older tiles; whoever gets it frees it in the slab."""
         if not self.make_room(nbytes, low):
+            self._slab.note_refusal(nbytes, [tile.ref for tile in self._tiles.values() if tile.idle], low)
             raise SlabFull(nbytes, self._slab.free_bytes, self._slab.largest_free())
         return self._slab.alloc(nbytes, owner, low)
 
@@ -155,9 +156,10 @@ class TileManager:
         """Evict idle tiles, least recently used first, until `nbytes` fit; False, and none evicted, if they can't."""
         if self._slab.fits(nbytes, low):
             return True
-        # Tiles wholly where the block mustn't lie are of no use to it.
+        idle = [key for key, tile in self._tiles.items() if tile.idle]
+        # Those wholly where the block mustn't lie leave it no place, only bytes, if they lack under a lowered ceiling: they go last.
         floor = 0 if low else self._slab.low
-        idle = [key for key, tile in self._tiles.items() if tile.idle and tile.ref.offset + tile.ref.nbytes > floor]
+        idle.sort(key=lambda key: sum(self._tiles[key].ref) <= floor)
         if not self._slab.would_fit(nbytes, [self._tiles[key].ref for key in idle], low):
             return False
         for key in idle:

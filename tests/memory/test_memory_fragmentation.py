@@ -131,8 +131,8 @@ class TracedTiles(TileManager):
         return super().reserve(key, nbytes)
 
 class TracedSlab(Slab):
-    def alloc(self, nbytes, owner):
-        ref = super().alloc(nbytes, owner)
+    def alloc(self, nbytes, owner, low=False):
+        ref = super().alloc(nbytes, owner, low)
         if sizes:
             seen.append(managers[0].fragmentation(max(sizes)))
         return ref

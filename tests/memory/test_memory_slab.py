@@ -294,9 +294,16 @@ def test_fragmentation_is_what_blocks_of_a_size_cannot_use(slab: Slab) -> None:
     assert slab.fragmentation(MIB, refs[1:4:2]) == pytest.approx(1 - 2 / 5)
     assert slab.fragmentation(MIB, refs[1::2]) == 0
     assert not slab.would_fit(MIB, [])
+    slab.note_refusal(MIB, [])
     assert slab.scattered == MIB
-    assert not slab.would_fit(6 * MIB, [])
+    slab.note_refusal(6 * MIB, [])
     assert slab.scattered == MIB
+    # What the others would leave is in one half, where it may not lie.
+    slab.low = 4 * MIB
+    slab.note_refusal(3 * MIB, [])
+    assert slab.scattered == MIB
+    slab.note_refusal(3 * MIB, [], low=True)
+    assert slab.scattered == 3 * MIB
     # Pieces that end before the next page begins are none.
     small = [slab.alloc(1000, "x") for _ in range(3)]
     slab.free(small[1])

@@ -64,6 +64,34 @@ def test_nothing_is_evicted_in_vain() -> None:
     assert tiles.make_room(2 * MIB)
 
 
+def test_a_small_block_that_may_lie_low_begins_on_a_page_or_nobody_goes() -> None:
+    slab = Slab(MIB, headroom=plenty)
+    tiles = TileManager(slab)
+    slab.alloc(64, "x", low=True)
+    held(tiles, slab, (0, 0, 0), 8192)
+    slab.alloc(slab.largest_free(), "x", low=True)
+    # With the tile, 12224 bytes would be free in one piece, of which 64 are before the page.
+    assert not tiles.make_room(12_000, low=True)
+    assert (0, 0, 0) in tiles
+    assert tiles.make_room(12_000)
+    slab.close()
+
+
+def test_where_bytes_lack_tiles_go_that_leave_no_place() -> None:
+    slab = Slab(6 * MIB, headroom=plenty)
+    slab.low = 3 * MIB
+    tiles = TileManager(slab)
+    for x in range(4):
+        held(tiles, slab, (0, 0, x))
+    # Only who reaches above `low` leaves a place.
+    assert tiles.make_room(3 * MIB)
+    assert list(tiles) == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
+    slab.lower_ceiling(4 * MIB)
+    assert tiles.make_room(MIB)
+    assert list(tiles) == [(0, 0, 2)]
+    slab.close()
+
+
 def test_a_tile_discarded_under_a_reader_lives_until_he_is_done() -> None:
     slab = Slab(2 * MIB, headroom=plenty)
     tiles = TileManager(slab)
