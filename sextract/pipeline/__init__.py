@@ -47,6 +47,8 @@ class Summary:
     ----------
     sources, detected : int
         Rows written, and sources before CLEAN.
+    beyond : int
+        Detections that weren't split for FOOTPRINT_MAXPIX.
     seconds, mpixel_per_s : float
     peak_bytes, limit_bytes : int
         Of all processes together.
@@ -59,6 +61,7 @@ class Summary:
 
     sources: int
     detected: int
+    beyond: int
     seconds: float
     mpixel_per_s: float
     peak_bytes: int
@@ -158,7 +161,8 @@ def _extract(
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
     summary = Summary(
-        work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, gauge.rss_peak, fitted.workers, outputs
+        work.written, detected, work.beyond, seconds, pixels / 1e6 / seconds, gauge.peak, limit, gauge.rss_peak,
+        fitted.workers, outputs,
     )
     return summary, fitted
 

@@ -212,6 +212,11 @@ class Extraction:
 
     def _end(self) -> None:
         self.run.parents = self.components.parents
+        self.run.beyond += self.table.beyond
+        if self.table.beyond:
+            self.run.reporter.warning(
+                f"{self.table.beyond} detections are larger than FOOTPRINT_MAXPIX allows: measured whole, FLAGS 128"
+            )
         self.table.close()
         for ref in (*self.pieces, self.pool):
             self.slab.free(ref)

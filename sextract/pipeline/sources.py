@@ -53,6 +53,8 @@ class SourceTable:
     ----------
     numbered, batched : int
         Rows of the table that have their final state, and those that were given to a batch.
+    beyond : int
+        Those that weren't split for FOOTPRINT_MAXPIX.
     detected, number : int
         Sources before CLEAN, and the last NUMBER given.
     freed : Freed
@@ -87,7 +89,7 @@ class SourceTable:
         self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * PORTION, "clean")
         self.freed = Freed(store, slab_bytes, first_band, band_rows, height)
         self.numbered = self.batched = 0
-        self.number = self.detected = 0
+        self.number = self.detected = self.beyond = 0
         self._outputs: deque[tuple[int, BlockRef]] = deque()
 
     def _view(self, ref: BlockRef, dtype: np.dtype[Any], n: int, offset: int = 0) -> NDArray[Any]:
@@ -140,6 +142,7 @@ class SourceTable:
         upto = self.count + nsources
         self._table[self.count : upto] = sources
         self.detected += nsources
+        self.beyond += int(np.count_nonzero(sources["flags"] & 128))
         self._outputs.append((self.base + upto, kept))
         self.slab.free(out)
         while True:
