@@ -112,7 +112,7 @@ class SourceTable:
         follow = self.store.alloc_somewhere(4 * capacity, "sources")
         new = self._view(table, SOURCE, capacity)
         if self._table_ref is not None and self._follow_ref is not None:
-            new[:count] = self._table[:count]
+            self.store.copy(self._table_ref.offset, table.offset, count * SOURCE.itemsize)
             self.slab.free(self._table_ref)
             self.slab.free(self._follow_ref)
         self._table_ref, self._follow_ref, self._table = table, follow, new
@@ -121,6 +121,9 @@ class SourceTable:
     def _attach(self, count: int) -> None:
         assert self._follow_ref is not None
         self.cleaner.attach(self._table, self._view(self._follow_ref, np.dtype(np.int32), len(self._table)), count)
+        for first in range(0, count, PORTION):
+            self.cleaner.index(first, min(first + PORTION, count))
+            self.store.let_go()
 
     def take(self, out: BlockRef, nsources: int, nfragments: int, room: int, written: int) -> None:
         """Take the sources of a block into the window, and merge what CLEAN merges.
@@ -163,7 +166,9 @@ class SourceTable:
         if n <= 0:
             return
         left = self.count - n
-        _clean.drop(self._table[: self.count], n)
+        for first in range(0, left, PORTION):
+            _clean.drop(self._table[: self.count], n, first, min(first + PORTION, left))
+            self.store.let_go()
         self.base += n
         self.numbered -= n
         self.batched -= n

@@ -164,7 +164,7 @@ def bleeding_star(size: int) -> Scene:
 
 
 def noise(size: int, threshold: float = 0.4, smooth: bool = False) -> Scene:
-    """Noise above a threshold so low (0.1; 0.03 if it is smooth) that most of it hangs together: a lace over the whole frame."""
+    """Noise above a threshold so low (0.1; 0.03 if it is smooth) that most of it hangs together: a lace."""
     level = f"{threshold / 3.3 if smooth else threshold:.4g}"
     keywords = {"DETECT_THRESH": level, "ANALYSIS_THRESH": level, "FILTER": "Y" if smooth else "N"}
     return Scene(size, size, stars=scatter(size, size, size * size // 20_000, 4), keywords=keywords)
