@@ -45,8 +45,10 @@ class Summary:
 
     Attributes
     ----------
-    sources, detected, whole : int
-        Rows written, sources before CLEAN, and those of them that are too large to be deblended.
+    sources, detected : int
+        Rows written, and sources before CLEAN.
+    beyond : int
+        Detections that weren't split for FOOTPRINT_MAXPIX.
     seconds, mpixel_per_s : float
     peak_bytes, limit_bytes : int
         Of all processes together.
@@ -59,7 +61,7 @@ class Summary:
 
     sources: int
     detected: int
-    whole: int
+    beyond: int
     seconds: float
     mpixel_per_s: float
     peak_bytes: int
@@ -163,7 +165,7 @@ def _extract(
     summary = Summary(
         sources=work.written,
         detected=detected,
-        whole=work.whole,
+        beyond=work.beyond,
         seconds=seconds,
         mpixel_per_s=pixels / 1e6 / seconds,
         peak_bytes=gauge.peak,

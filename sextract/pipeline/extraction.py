@@ -171,12 +171,6 @@ class Extraction:
                     f"time at row {self.fed_row}; raise --mem-limit or DETECT_THRESH"
                 )
         self._end()
-        if self.table.whole:
-            self.run.whole += self.table.whole
-            self.run.reporter.warning(
-                f"{self.info.spec}: {self.table.whole} detection{'s' * (self.table.whole > 1)} too large to be deblended "
-                f"(FOOTPRINT_MAXPIX {self.settings.deblending.max_footprint_px}), measured whole, FLAGS 128"
-            )
         return ExtensionFacts(detected=self.table.detected, extracted=self.table.number)
 
     def _begin(self) -> None:
@@ -218,6 +212,11 @@ class Extraction:
 
     def _end(self) -> None:
         self.run.parents = self.components.parents
+        self.run.beyond += self.table.beyond
+        if self.table.beyond:
+            self.run.reporter.warning(
+                f"{self.table.beyond} detections are larger than FOOTPRINT_MAXPIX allows: measured whole, FLAGS 128"
+            )
         self.table.close()
         for ref in (*self.pieces, self.pool):
             self.slab.free(ref)

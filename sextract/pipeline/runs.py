@@ -115,8 +115,13 @@ class RunStore:
         for first in range(0, nbytes, COPY_BYTES):
             n = min(COPY_BYTES, nbytes - first)
             self._slab.bytes_view(new + first, n)[:] = self._slab.bytes_view(old + first, n)
-            if n < nbytes and self._slab.overflow is not None:
-                self._slab.overflow.settle()
+            if n < nbytes:
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Between portions of what is worked through: let go of what lies behind the slab."""
+        if self._slab.overflow is not None:
+            self._slab.overflow.settle()
 
     def add(self, number: int, ref: BlockRef) -> None:
         """Keep a block, in place of what was kept under that number and nobody reads."""
