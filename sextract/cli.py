@@ -198,8 +198,9 @@ def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | 
         return _say(f"{found.as_json() if estimate == 'json' else found}\n")
     s = pipeline.run(image, settings, reporter)
     rss = f" (sum of Rss {s.rss_bytes / 2**20:.0f} MiB)" if settings.resources.account == "rss" else ""
+    beyond = f", {s.beyond} beyond FOOTPRINT_MAXPIX" if s.beyond else ""
     reporter.info(
-        f"{s.sources} sources ({s.detected} detected), {s.seconds:.1f} s, {s.mpixel_per_s:.2f} Mpixel/s, "
+        f"{s.sources} sources ({s.detected} detected{beyond}), {s.seconds:.1f} s, {s.mpixel_per_s:.2f} Mpixel/s, "
         f"peak {s.peak_bytes / 2**20:.0f} of {s.limit_bytes / 2**20:.0f} MiB in all processes{rss}, {s.workers} workers"
     )
     return 0

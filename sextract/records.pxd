@@ -54,6 +54,7 @@ cdef struct Source:
     int32_t singular
     int32_t row
     int32_t spare
+    int32_t sorted
 
 cdef struct Footprint:
     int64_t parent

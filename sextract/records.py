@@ -98,6 +98,7 @@ SOURCE = np.dtype(
         ("singular", "<i4"),
         ("row", "<i4"),  # scan line on which it closed
         ("spare", "<i4"),
+        ("sorted", "<i4"),  # 1: its FRAGMENTs are sorted by row, so that those of some rows are found without the others
     ],
     align=True,
 )

@@ -120,6 +120,10 @@ def held(pids: Iterable[int]) -> int:
     return Meter().look(set(pids)).held
 
 
+# Looks at processes while some of them end.
+TRIES = 5
+
+
 class Meter:
     """Looks at processes, exactly or nearly.
 
@@ -151,15 +155,21 @@ class Meter:
     def look(self, pids: set[int]) -> Look:
         """What they hold now."""
         now = time.monotonic()
-        each = resident(pids)
-        shared = shared_blocks(each)
-        quick = (sum(parts[0] for parts in each.values()), max((parts[1] for parts in each.values()), default=0))
-        changed = set(each) != self._pids or abs(quick[1] - self._file) > FILE_STEP_BYTES
-        if changed or self._spent <= self._exact_share * (now - self.began):
+        for left in reversed(range(TRIES)):
+            each = resident(pids)
+            shared = shared_blocks(each)
+            quick = (sum(parts[0] for parts in each.values()), max((parts[1] for parts in each.values()), default=0))
+            changed = set(each) != self._pids or abs(quick[1] - self._file) > FILE_STEP_BYTES
+            if not changed and self._spent > self._exact_share * (now - self.began):
+                break
+            began = time.monotonic()
             anonymous, file, mapped = proportional(each)
-            self._off = (quick[0] - anonymous, quick[1] - file, min(shared - mapped, 0))
-            self._pids, self._file = set(each), quick[1]
-            self._spent += time.monotonic() - now
+            self._spent += time.monotonic() - began
+            # What a process that ends meanwhile shares counts twice: with it, and with those that have it alone then.
+            if not left or set(resident(each)) == set(each):
+                self._off = (quick[0] - anonymous, quick[1] - file, min(shared - mapped, 0))
+                self._pids, self._file = set(each), quick[1]
+                break
         parts = (max(value - off, 0) for value, off in zip((*quick, shared), self._off, strict=True))
         # Processes forked from one another map the same files, so the largest has about all of them.
         return Look(now - self.began, *parts, sum(map(sum, each.values())), max(self._off[1], 0))

@@ -98,6 +98,8 @@ class OutputFile:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         else:
             self._fd, self.temporary = temporary.create(self.target)
+            # It is read back in large pieces, once; what is read ahead of these would be memory of a cgroup.
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         self.number = self._fd
         self.inode = _inode(self._fd)
 

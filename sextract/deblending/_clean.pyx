@@ -76,12 +76,15 @@ cdef class Cleaner:
         self.count = 0
 
     def attach(self, Source[::1] table, int32_t[::1] follow, int64_t count):
-        """Use this table, whose first `count` rows are taken, and index them anew."""
-        cdef int64_t i
+        """Use this table, whose first `count` rows are taken; `index` them next."""
         self.table, self.follow, self.count = table, follow, count
         self.heads[:] = -1
-        for i in range(count):
-            if table[i].number == 0:
+
+    def index(self, int64_t first, int64_t last):
+        """Enter rows first <= i < last of a table just attached, in ascending order."""
+        cdef int64_t i
+        for i in range(first, last):
+            if self.table[i].number == 0:
                 self._insert(i)
 
     cdef int64_t _bucket(self, int64_t k, int64_t cx, int64_t cy) noexcept nogil:
@@ -306,10 +309,13 @@ def first_eaten_later(const Source[::1] table, int64_t upto):
     return upto
 
 
-def drop(Source[::1] table, int64_t n):
-    """Move rows from `n` on to the front; who was eaten by a row that goes is marked as gone."""
+def drop(Source[::1] table, int64_t n, int64_t first, int64_t last):
+    """Rows from `n` on move to the front, to first <= i < last now; who was eaten by a row that goes is marked as gone.
+
+    Portions must come one after the other.
+    """
     cdef int64_t i, eater
-    for i in range(table.shape[0] - n):
+    for i in range(first, last):
         table[i] = table[i + n]
         if GONE < table[i].number < 0:
             eater = -1 - table[i].number - n

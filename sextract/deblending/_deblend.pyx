@@ -40,18 +40,21 @@ from sextract.deblending._lists cimport (
     list_of,
     list_shape,
     on_edge,
+    count_rows,
+    place_rows,
     raster_order,
+    sort_rows,
+    sum_rows,
 )
 from sextract.deblending._tree cimport NO_ROOM, OVERFLOW, TOO_LARGE, tree
 from sextract.deblending._work cimport (
     CHUNK,
-    MAX_BRANCHES,
     MAX_LEAVES,
-    Branch,
     Leaf,
     Node,
     Sort,
     Work,
+    fixed_bytes,
     lacks,
     take_bytes,
 )
@@ -69,16 +72,6 @@ cpdef enum:
     PIXEL_BYTES = 24
 
 
-cdef int64_t scratch_bytes(
-    int64_t pixels, int64_t width, int64_t height, int64_t nthresh, int64_t minarea
-) noexcept nogil:
-    # And what doesn't depend on pixels: the nodes of the tree, rows, a portion of a list.
-    cdef int64_t rows = 4 * (height + 4) + 8 * width
-    cdef int64_t levels = max(nthresh, <int64_t>1) * (MAX_BRANCHES + 1) * <int64_t>sizeof(Node)
-    cdef int64_t branches = (MAX_BRANCHES + 1) * <int64_t>(sizeof(Branch) + sizeof(Sort))
-    return PIXEL_BYTES * pixels + rows + levels + branches + CHUNK * <int64_t>sizeof(Pixels) + 4 * minarea + 1024
-
-
 def most_scratch(int64_t pixels, int64_t width, int64_t height, int64_t nthresh, int64_t minarea):
     """Bytes of scratch that are enough for any footprint of an image.
 
@@ -89,7 +82,7 @@ def most_scratch(int64_t pixels, int64_t width, int64_t height, int64_t nthresh,
     width, height, nthresh, minarea : int
         Frame, DEBLEND_NTHRESH, DETECT_MINAREA.
     """
-    return scratch_bytes(pixels, width, height, nthresh, minarea)
+    return PIXEL_BYTES * pixels + fixed_bytes(width, height, nthresh, minarea)
 
 
 cdef inline double shared(int64_t extension, int32_t x, int32_t y) noexcept nogil:
@@ -166,7 +159,7 @@ cdef class Deblender:
         self.w.facts.rms2 = rms * rms
         self.w.facts.gain = gain
         self.w.facts.threshold, self.w.facts.analysis, self.w.facts.saturation = threshold, analysis, saturation
-        self.w.most = scratch_bytes(min(most_pixels, width * height), width, height, nthresh, minarea)
+        self.w.most = PIXEL_BYTES * min(most_pixels, width * height) + fixed_bytes(width, height, nthresh, minarea)
 
     def begin(
         self, const Footprint[::1] footprints, const Fragment[::1] fragments, uint8_t[::1] scratch, Source[::1] sources,
@@ -198,7 +191,8 @@ cdef class Deblender:
         tuple of int
             Index of the next footprint, and DONE, MISSING (tiles of it aren't held: give its values by `strip`, then
             call `finish`), SCRATCH (it needs `needed` bytes of scratch), OUTPUT (the output is full) or LARGE (it has too
-            many pixels or fragments: `begin_large`, `fold_large` over its rows twice, `end_large`).  `needed_sources` and
+            many pixels or fragments: `begin_large`, `order_large`, `fold_large` over its rows, `middle_large`, `fold_large` again,
+            `end_large`).  `needed_sources` and
             `needed_pieces` are what would have been enough after OUTPUT.
         """
         cdef int64_t i = first
@@ -276,7 +270,7 @@ cdef class Deblender:
         """Begin a footprint that is too large to be split: DONE, SCRATCH or OUTPUT."""
         cdef const Footprint *f = &self.footprints[i]
         cdef Work *w = &self.w
-        cdef int64_t rows = f.ymax - f.ymin + 1, columns = f.xmax - f.xmin + 1
+        cdef int64_t k, rows = f.ymax - f.ymin + 1, columns = f.xmax - f.xmin + 1
         if self._full(1, f.nfragments):
             return 3
         w.used = 0
@@ -287,15 +281,34 @@ cdef class Deblender:
         w.row_start = <int32_t *>take_bytes(w, (rows + 2) * 4)
         self.brightest.heap = <float *>take_bytes(w, w.facts.minarea * 4)
         self.brightest.m, self.brightest.seen = w.facts.minarea, 0
-        # Its list is that of the raster, made where it is wanted.
         w.ymin, w.nfragments = f.ymin, f.nfragments
-        raster_order(
-            &self.fragments[f.fragments], f.nfragments, f.ymin, rows, w.row_start, <int32_t *>&self.pieces[self.npieces],
-            sizeof(Fragment) // 4,
-        )
+        for k in range(rows + 2):
+            w.row_start[k] = 0
         begin_sums(&self.sums, f.xmin, f.ymin)
         self.large_edge = 0
         return 0
+
+    def order_large(self, int64_t i, bint place, int64_t first, int64_t most, int64_t jumps):
+        """Take fragments `first` …: all once, then all again with `place`; the next one.
+
+        Its list is that of the raster, made where it is wanted, in the output.  Fragments come in any order: a call ends after
+        `most` of them, or when it has jumped that often to another page of the output.
+        """
+        cdef const Footprint *f = &self.footprints[i]
+        cdef Work *w = &self.w
+        cdef const Fragment *src = &self.fragments[f.fragments]
+        cdef int64_t last = min(first + most, w.nfragments)
+        with nogil:
+            if not place:
+                count_rows(src + first, last - first, w.ymin, w.row_start)
+                if last == w.nfragments:
+                    sum_rows(w.row_start, f.ymax - f.ymin + 1)
+            else:
+                last = first + place_rows(
+                    src + first, last - first, w.ymin, w.row_start, <int32_t *>&self.pieces[self.npieces],
+                    sizeof(Fragment) // 4, jumps,
+                )
+        return last
 
     def fold_large(self, int64_t i, bint second, int64_t ya, int64_t yb, const float[:, ::1] block, int64_t y0, int64_t x0):
         """Fold rows ya <= y < yb, top first, from a block as in `strip`; all rows once, then all again with `second`."""
@@ -303,6 +316,8 @@ cdef class Deblender:
         cdef Work *w = &self.w
         cdef const Fragment *f
         cdef Pixels p
+        if not second:
+            sort_rows(w.row_start, ya - w.ymin, yb - w.ymin, <int32_t *>&self.pieces[self.npieces], sizeof(Fragment) // 4)
         for k in range(w.row_start[ya - w.ymin], w.row_start[yb - w.ymin]):
             f = &self.pieces[self.npieces + k]
             p.y, p.x0, p.x1, p.at = f.y, f.x0, f.x1, 0
@@ -336,6 +351,7 @@ cdef class Deblender:
         s.mthresh = self.brightest.heap[0] if self.brightest.seen >= self.brightest.m else <float>0.0
         if not self.maxarea or s.npix <= self.maxarea:
             self._book(f, s)
+            s.sorted = 1
             self.sources[self.nsources] = s[0]
             self._keep_pieces(self.npieces, f.nfragments)
 
@@ -430,7 +446,7 @@ cdef class Deblender:
 
     cdef void _book(self, const Footprint *f, Source *s) noexcept nogil:
         # What isn't measured.
-        s.parent, s.number, s.row, s.dbkg, s.spare = f.parent, 0, f.row, 0.0, 0
+        s.parent, s.number, s.row, s.dbkg, s.spare, s.sorted = f.parent, 0, f.row, 0.0, 0, 0
 
     cdef void _keep_pieces(self, int64_t first, int64_t n) noexcept nogil:
         # The fragments of the source just accepted, which may have to close up to those before them.

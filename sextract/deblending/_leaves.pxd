@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t
 from sextract.deblending._lists cimport index
 from sextract.deblending._shape cimport Pixels
 from sextract.deblending._work cimport Sort, Work, closing_key, sort_keys
-from sextract.detection._lutz cimport Lutz, Piece, lutz_drop, lutz_init, lutz_row
+from sextract.detection._lutz cimport Lutz, Piece, lutz_add_pieces, lutz_drop, lutz_init, lutz_row
 from sextract.records cimport Footprint
 
 
@@ -59,9 +59,11 @@ cdef inline void collect(Work *w, const Footprint *f, float peak, int64_t leaves
             next_leaf += 1
     sort_keys(w.sort, leaves)
     next_leaf = 0
-    lutz.pieces, lutz.components = w.pieces, w.components
+    lutz.components = w.components
     lutz.above, lutz.here = w.labels, w.labels + w.row_peaks
-    lutz_init(&lutz, <int32_t>npieces, <int32_t>ncomponents, <int32_t>min(w.facts.minarea, <int64_t>3))
+    lutz_init(&lutz, <int32_t>min(w.facts.minarea, <int64_t>3))
+    lutz_add_pieces(&lutz, w.pieces, <int32_t>npieces)
+    lutz.ncomponents_free = <int32_t>ncomponents
     while next_leaf < leaves:
         level = w.sort[next_leaf].value
         t = w.facts.threshold * <float>pow(peak / w.facts.threshold, <double>level / w.nthresh)

@@ -1,5 +1,5 @@
 # Lists of fragments and the values of their pixels: raster order, where a pixel's values are, lists in small portions.
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from sextract.deblending._shape cimport (
     Areas,
@@ -188,24 +188,57 @@ cdef inline void sort_row(int32_t *p, int64_t stride, int64_t n) noexcept nogil:
         _sift(p, stride, 0, i)
 
 
-cdef inline void raster_order(
-    const Fragment *src, int64_t n, int32_t ymin, int64_t rows, int32_t *row_start, int32_t *out, int64_t stride
-) noexcept nogil:
-    # Fragments sorted by row and column into entries of `stride` integers; `row_start` (rows + 2) gets where each row begins.
-    cdef int64_t k, y
-    cdef int32_t *p
-    for y in range(rows + 2):
-        row_start[y] = 0
-    # Counted two places on, so that after the shift by placing all are where they belong.
+# Fragments are sorted by row and column in four steps, the first and the third portion by portion, into entries of `stride`
+# integers.  `row_start` (rows + 2, zeros at first) gets where each row begins.
+cdef inline void count_rows(const Fragment *src, int64_t n, int32_t ymin, int32_t *row_start) noexcept nogil:
+    # Two places on, so that after the shift by placing all are where they belong.
+    cdef int64_t k
     for k in range(n):
         row_start[src[k].y - ymin + 2] += 1
+
+
+cdef inline void sum_rows(int32_t *row_start, int64_t rows) noexcept nogil:
+    cdef int64_t y
     for y in range(2, rows + 2):
         row_start[y] += row_start[y - 1]
+
+
+cdef inline int64_t place_rows(
+    const Fragment *src, int64_t n, int32_t ymin, int32_t *row_start, int32_t *out, int64_t stride, int64_t jumps
+) noexcept nogil:
+    # How many it came to place before it had jumped that often to another page.
+    cdef int64_t k, y
+    cdef uint64_t page, last = 0
+    cdef int32_t *p
     for k in range(n):
         y = src[k].y - ymin + 1
         p = out + row_start[y] * stride
+        page = <uint64_t>p >> 12
+        if page != last:
+            last = page
+            jumps -= 1
+            if jumps < 0:
+                return k
         p[0], p[1], p[2] = src[k].y, src[k].x0, src[k].x1
         row_start[y] += 1
-    for y in range(rows):
+    return n
+
+
+cdef inline void sort_rows(const int32_t *row_start, int64_t first, int64_t last, int32_t *out, int64_t stride) noexcept nogil:
+    cdef int64_t y
+    for y in range(first, last):
         if row_start[y + 1] - row_start[y] > 1:
             sort_row(out + row_start[y] * stride, stride, row_start[y + 1] - row_start[y])
+
+
+cdef inline void raster_order(
+    const Fragment *src, int64_t n, int32_t ymin, int64_t rows, int32_t *row_start, int32_t *out, int64_t stride
+) noexcept nogil:
+    # All at once.
+    cdef int64_t y
+    for y in range(rows + 2):
+        row_start[y] = 0
+    count_rows(src, n, ymin, row_start)
+    sum_rows(row_start, rows)
+    place_rows(src, n, ymin, row_start, out, stride, n + 1)
+    sort_rows(row_start, 0, rows, out, stride)

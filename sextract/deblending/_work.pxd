@@ -98,6 +98,14 @@ cdef struct Work:
     int64_t nnodes
 
 
+cdef inline int64_t fixed_bytes(int64_t width, int64_t height, int64_t nthresh, int64_t minarea) noexcept nogil:
+    # Scratch that doesn't depend on pixels: the nodes of the tree, rows, a portion of a list.
+    cdef int64_t rows = 4 * (height + 4) + 8 * width
+    cdef int64_t levels = max(nthresh, <int64_t>1) * (MAX_BRANCHES + 1) * <int64_t>sizeof(Node)
+    cdef int64_t branches = (MAX_BRANCHES + 1) * <int64_t>(sizeof(Branch) + sizeof(Sort))
+    return rows + levels + branches + CHUNK * <int64_t>sizeof(Pixels) + 4 * minarea + 1024
+
+
 cdef inline void *take_bytes(Work *w, int64_t nbytes) noexcept nogil:
     # A part of the scratch; the caller has checked that it is there.
     cdef void *p = w.scratch + w.used

@@ -3,7 +3,7 @@
 Memory is the caller's: blocks of bytes for pieces, components and the two rows of labels.  It sees no pixel.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from sextract.detection._lutz cimport (
@@ -11,8 +11,10 @@ from sextract.detection._lutz cimport (
     Label,
     Lutz,
     Piece,
+    lutz_add_pieces,
     lutz_drop,
     lutz_init,
+    lutz_piece,
     lutz_row,
 )
 from sextract.records cimport Footprint, Fragment, Run
@@ -55,7 +57,7 @@ cdef class Components:
     Parameters
     ----------
     pieces, components, labels : uint8 arrays
-        Storage; sizes in units of PIECE_BYTES, COMPONENT_BYTES, and twice the most runs a row can have of LABEL_BYTES.
+        Storage, to begin with; sizes in units of PIECE_BYTES, COMPONENT_BYTES, and twice the most runs a row can have of LABEL_BYTES.
     minarea : int
         DETECT_MINAREA: components with fewer pixels are dropped when they close.
     """
@@ -69,14 +71,15 @@ cdef class Components:
     cdef int32_t piece
 
     def __init__(self, uint8_t[::1] pieces, uint8_t[::1] components, uint8_t[::1] labels, int32_t minarea):
-        self.npieces = <int32_t>(pieces.shape[0] // sizeof(Piece))
         self.ncomponents = <int32_t>(components.shape[0] // sizeof(Component))
-        self._pieces, self._components, self._labels = pieces, components, labels
-        self.state.pieces = <Piece *>&pieces[0]
+        self._pieces, self._components, self._labels = [], components, labels
         self.state.components = <Component *>&components[0]
         self.state.above = <Label *>&labels[0]
         self.state.here = self.state.above + labels.shape[0] // sizeof(Label) // 2
-        lutz_init(&self.state, self.npieces, self.ncomponents, minarea)
+        lutz_init(&self.state, minarea)
+        self.state.ncomponents_free = self.ncomponents
+        self.npieces = 0
+        self.add_pieces(pieces)
         self.parents = 0
 
     @property
@@ -97,7 +100,7 @@ cdef class Components:
     def feed(self, const int32_t[::1] row_start, const Run[::1] runs, int64_t y0, int64_t first):
         """Take rows `first` … of a band whose first row is `y0`; the number of rows taken in all.
 
-        Less than the band's rows if there is too little room: drain, or grow, and call again with what it returned.
+        Less than the band's rows if there is too little room: drain, or add some, and call again with what it returned.
         """
         cdef int64_t y = first, rows = row_start.shape[0] - 1
         cdef const Run *row
@@ -115,24 +118,22 @@ cdef class Components:
         cdef Run none
         lutz_row(&self.state, <int32_t>y, &none, 0)
 
-    def grow(self, uint8_t[::1] pieces, uint8_t[::1] components):
+    def add_pieces(self, uint8_t[::1] block):
+        """Use another block for pieces, beside those there are."""
+        cdef int32_t n = <int32_t>(block.shape[0] // sizeof(Piece))
+        if not lutz_add_pieces(&self.state, <Piece *>&block[0], n):
+            raise OverflowError("too many blocks of pieces")
+        self._pieces.append(block)
+        self.npieces += n
+
+    def move_components(self, uint8_t[::1] components):
         """Move to larger storage."""
-        cdef int32_t i, np_ = <int32_t>(pieces.shape[0] // sizeof(Piece))
-        cdef int32_t nc = <int32_t>(components.shape[0] // sizeof(Component))
-        memcpy(&pieces[0], self.state.pieces, self.npieces * sizeof(Piece))
+        cdef int32_t n = <int32_t>(components.shape[0] // sizeof(Component))
         memcpy(&components[0], self.state.components, self.ncomponents * sizeof(Component))
-        self.state.pieces = <Piece *>&pieces[0]
         self.state.components = <Component *>&components[0]
-        for i in range(self.npieces, np_):
-            self.state.pieces[i].next = self.state.free_piece
-            self.state.free_piece = i
-        for i in range(self.ncomponents, nc):
-            self.state.components[i].next = self.state.free_component
-            self.state.free_component = i
-        self.state.npieces_free += np_ - self.npieces
-        self.state.ncomponents_free += nc - self.ncomponents
-        self.npieces, self.ncomponents = np_, nc
-        self._pieces, self._components = pieces, components
+        self.state.ncomponents_free += n - self.ncomponents
+        self.ncomponents = n
+        self._components = components
 
     def next_closed(self, int64_t most_pixels, int64_t most, int64_t most_pieces):
         """How many of the oldest closed components stay within these sums (at least one, if any); their pieces, pixels."""
@@ -149,14 +150,19 @@ cdef class Components:
             c = comp.next
         return n, pieces, pixels
 
-    def drain(self, Footprint[::1] out, Fragment[::1] fragments, int64_t done=0, int64_t most=1 << 62):
+    def drain(
+        self, Footprint[::1] out, Fragment[::1] fragments, int64_t done=0, int64_t most=1 << 62, int64_t jumps=1 << 62
+    ):
         """Move the oldest ``len(out)`` closed components out, some fragments at a time; how many have been written.
 
-        Call it again with what it returned until all are.
+        Call it again with what it returned until all are.  A call ends after `most` fragments, or when the list has jumped
+        that often to another 64 KiB of pieces, which is what the kernel maps at a time.
         """
+        cdef uint64_t window, last = 0
         cdef int64_t n = done, upto = min(done + most, fragments.shape[0])
         cdef int32_t c
         cdef Component *comp
+        cdef Piece *one
         if done == 0:
             self.drained = 0
             self.piece = -1
@@ -168,11 +174,18 @@ cdef class Components:
                 self._describe(comp, &out[self.drained], n)
                 self.piece = comp.head
             while self.piece >= 0 and n < upto:
-                fragments[n].y = self.state.pieces[self.piece].y
-                fragments[n].x0 = self.state.pieces[self.piece].x0
-                fragments[n].x1 = self.state.pieces[self.piece].x1
+                one = lutz_piece(&self.state, self.piece)
+                window = <uint64_t>one >> 16
+                if window != last:
+                    last = window
+                    jumps -= 1
+                    if jumps < 0:
+                        return n
+                fragments[n].y = one.y
+                fragments[n].x0 = one.x0
+                fragments[n].x1 = one.x1
                 n += 1
-                self.piece = self.state.pieces[self.piece].next
+                self.piece = one.next
             if self.piece >= 0:
                 return n
             self.state.closed = comp.next

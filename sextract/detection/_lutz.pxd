@@ -3,9 +3,14 @@
 #   a run that meets the first run of an open component puts what it has so far before that component's list;
 #   a run that meets a later run of one appends; joining two is left list, then right list.
 # Streaming, no allocation: the caller gives the arrays.  Rows must come one after the other.
+# Pieces lie in any number of blocks, and none is touched before it is used, since there may be more of them than memory.
 from libc.stdint cimport int32_t, int64_t
 
 from sextract.records cimport Run
+
+cdef enum:
+    SEGMENT_BITS = 19       # a block of pieces takes a whole number of segments of that many
+    SEGMENTS = 4096
 
 cdef struct Piece:
     int32_t y
@@ -35,14 +40,18 @@ cdef struct Label:
     int32_t first       # first run of its component on that row
 
 cdef struct Lutz:
-    Piece *pieces
+    Piece *segments[SEGMENTS]
+    int32_t nsegments
     Component *components
     Label *above        # runs of the row above, and of this row
     Label *here
     int32_t nabove
-    int32_t free_piece  # heads of free lists, and how many are free
+    int32_t free_piece  # heads of free lists, −1 if empty
     int32_t free_component
-    int32_t npieces_free
+    int32_t fresh_piece     # what has never been used, up to the end
+    int32_t fresh_piece_end
+    int32_t fresh_component
+    int32_t npieces_free    # how many are free
     int32_t ncomponents_free
     int32_t closed      # queue of closed components, oldest first
     int32_t closed_last
@@ -52,25 +61,39 @@ cdef struct Lutz:
     int32_t minarea
 
 
-cdef inline void lutz_init(Lutz *s, int32_t npieces, int32_t ncomponents, int32_t minarea) noexcept nogil:
-    # Chain all pieces and components into the free lists.
-    cdef int32_t i
-    for i in range(npieces):
-        s.pieces[i].next = i + 1
-    s.pieces[npieces - 1].next = -1
-    for i in range(ncomponents):
-        s.components[i].next = i + 1
-    s.components[ncomponents - 1].next = -1
-    s.free_piece = 0
-    s.free_component = 0
-    s.npieces_free = npieces
-    s.ncomponents_free = ncomponents
+cdef inline void lutz_init(Lutz *s, int32_t minarea) noexcept nogil:
+    # Without room yet.
+    s.nsegments = 0
+    s.free_piece = s.free_component = -1
+    s.fresh_piece = s.fresh_piece_end = s.fresh_component = 0
+    s.npieces_free = s.ncomponents_free = 0
     s.nabove = 0
     s.closed = s.closed_last = -1
     s.nclosed = 0
     s.closed_pieces = 0
     s.closed_npix = 0
     s.minarea = minarea
+
+
+cdef inline Piece *lutz_piece(const Lutz *s, int32_t p) noexcept nogil:
+    return s.segments[p >> SEGMENT_BITS] + (p & ((1 << SEGMENT_BITS) - 1))
+
+
+cdef inline bint lutz_add_pieces(Lutz *s, Piece *block, int32_t n) noexcept nogil:
+    # Room for more pieces; False if there are too many blocks.
+    cdef int32_t p, k, segments = ((n - 1) >> SEGMENT_BITS) + 1
+    if s.nsegments + segments > SEGMENTS:
+        return False
+    for p in range(s.fresh_piece, s.fresh_piece_end):
+        lutz_piece(s, p).next = s.free_piece
+        s.free_piece = p
+    s.fresh_piece = s.nsegments << SEGMENT_BITS
+    s.fresh_piece_end = s.fresh_piece + n
+    for k in range(segments):
+        s.segments[s.nsegments] = block + (<int64_t>k << SEGMENT_BITS)
+        s.nsegments += 1
+    s.npieces_free += n
+    return True
 
 
 cdef inline int32_t _root(Lutz *s, int32_t c) noexcept nogil:
@@ -82,13 +105,31 @@ cdef inline int32_t _root(Lutz *s, int32_t c) noexcept nogil:
 
 cdef inline int32_t _piece(Lutz *s, int32_t y, int32_t x0, int32_t x1) noexcept nogil:
     cdef int32_t p = s.free_piece
-    s.free_piece = s.pieces[p].next
+    cdef Piece *one
+    if p < 0:
+        p = s.fresh_piece
+        s.fresh_piece += 1
+        one = lutz_piece(s, p)
+    else:
+        one = lutz_piece(s, p)
+        s.free_piece = one.next
     s.npieces_free -= 1
-    s.pieces[p].y = y
-    s.pieces[p].x0 = x0
-    s.pieces[p].x1 = x1
-    s.pieces[p].next = -1
+    one.y = y
+    one.x0 = x0
+    one.x1 = x1
+    one.next = -1
     return p
+
+
+cdef inline int32_t _component(Lutz *s) noexcept nogil:
+    cdef int32_t c = s.free_component
+    if c < 0:
+        c = s.fresh_component
+        s.fresh_component += 1
+    else:
+        s.free_component = s.components[c].next
+    s.ncomponents_free -= 1
+    return c
 
 
 cdef inline void _append(Lutz *s, int32_t c, int32_t y, int32_t x0, int32_t x1) noexcept nogil:
@@ -96,14 +137,14 @@ cdef inline void _append(Lutz *s, int32_t c, int32_t y, int32_t x0, int32_t x1) 
     if s.components[c].head < 0:
         s.components[c].head = p
     else:
-        s.pieces[s.components[c].tail].next = p
+        lutz_piece(s, s.components[c].tail).next = p
     s.components[c].tail = p
     s.components[c].npieces += 1
 
 
 cdef inline void _prepend(Lutz *s, int32_t c, int32_t y, int32_t x0, int32_t x1) noexcept nogil:
     cdef int32_t p = _piece(s, y, x0, x1)
-    s.pieces[p].next = s.components[c].head
+    lutz_piece(s, p).next = s.components[c].head
     s.components[c].head = p
     s.components[c].npieces += 1
 
@@ -112,7 +153,7 @@ cdef inline void _join(Lutz *s, int32_t left, int32_t right, int32_t *retired) n
     # left list, then right list; right becomes part of left.
     cdef Component *a = &s.components[left]
     cdef Component *b = &s.components[right]
-    s.pieces[a.tail].next = b.head
+    lutz_piece(s, a.tail).next = b.head
     a.tail = b.tail
     a.npieces += b.npieces
     a.npix += b.npix
@@ -133,7 +174,7 @@ cdef inline void _join(Lutz *s, int32_t left, int32_t right, int32_t *retired) n
 cdef inline void lutz_drop_pieces(Lutz *s, int32_t c) noexcept nogil:
     # Give the pieces of a component back.
     if s.components[c].head >= 0:
-        s.pieces[s.components[c].tail].next = s.free_piece
+        lutz_piece(s, s.components[c].tail).next = s.free_piece
         s.free_piece = s.components[c].head
         s.npieces_free += s.components[c].npieces
     s.components[c].head = -1
@@ -183,9 +224,7 @@ cdef inline bint lutz_row(Lutz *s, int32_t y, const Run *runs, int32_t n) noexce
                     top = c
             k += 1
         if top < 0:
-            top = s.free_component
-            s.free_component = s.components[top].next
-            s.ncomponents_free -= 1
+            top = _component(s)
             comp = &s.components[top]
             comp.npix = 0
             comp.head = comp.tail = -1

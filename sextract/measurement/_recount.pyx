@@ -26,12 +26,12 @@ cdef inline const float *row_of(const float *pixels, const int64_t *window, int6
 
 
 def extent(const Fragment[::1] own, int64_t[::1] out):
-    """Pixels of some fragments, and their box: xmin, xmax, ymin, ymax, inclusive."""
+    """Add fragments to their pixels, 0 at first, and their box: xmin, xmax, ymin, ymax, inclusive."""
     cdef Py_ssize_t k
-    out[0] = 0
     if own.shape[0] == 0:
         return
-    out[1], out[2], out[3], out[4] = own[0].x0, own[0].x1 - 1, own[0].y, own[0].y
+    if out[0] == 0:
+        out[1], out[2], out[3], out[4] = own[0].x0, own[0].x1 - 1, own[0].y, own[0].y
     for k in range(own.shape[0]):
         out[0] += own[k].x1 - own[k].x0
         out[1] = min(out[1], <int64_t>own[k].x0)

@@ -111,7 +111,7 @@ def cut(
     cdef Masks m
     cdef Py_ssize_t k = first, count = index.shape[0]
     cdef const Source *s
-    cdef int64_t w, a
+    cdef int64_t w
     cdef float *out
     m.slab, m.runs, m.freed, m.nfreed = &slab[0], &runs[0], NULL, freed.shape[0]
     if m.nfreed:
@@ -126,9 +126,8 @@ def cut(
                 if masking:
                     blank(&h, &m, &box[k, 0], out)
                     s = &sources[index[k]]
-                    show(&h, <const Fragment *>&slab[s.fragments], s.nfragments, &box[k, 0], out)
-                    a = _first_from(&m, box[k, 1])
-                    show(&h, m.freed + a, _first_from(&m, box[k, 3]) - a, &box[k, 0], out)
+                    show_rows(&h, <const Fragment *>&slab[s.fragments], s.nfragments, s.sorted, &box[k, 0], out)
+                    show_rows(&h, m.freed, m.nfreed, True, &box[k, 0], out)
             k += 1
     return k
 
@@ -251,12 +250,22 @@ cdef void show(const Held *h, const Fragment *f, int64_t n, const int64_t *box, 
                 held_copy(h, f[k].y, xa, f[k].y + 1, xb, out + (f[k].y - box[1]) * w + xa - box[0], w)
 
 
-cdef inline int64_t _first_from(const Masks *m, int64_t y) noexcept nogil:
-    # The first freed fragment in row y or below.
-    cdef int64_t lo = 0, hi = m.nfreed, mid
+cdef inline void show_rows(
+    const Held *h, const Fragment *f, int64_t n, bint sorted_, const int64_t *box, float *out
+) noexcept nogil:
+    # The same without looking at those of other rows, if they are sorted.
+    cdef int64_t a = 0, b = n
+    if sorted_:
+        a, b = _first_from(f, n, box[1]), _first_from(f, n, box[3])
+    show(h, f + a, b - a, box, out)
+
+
+cdef inline int64_t _first_from(const Fragment *f, int64_t n, int64_t y) noexcept nogil:
+    # The first fragment in row y or below.
+    cdef int64_t lo = 0, hi = n, mid
     while lo < hi:
         mid = (lo + hi) // 2
-        if m.freed[mid].y < y:
+        if f[mid].y < y:
             lo = mid + 1
         else:
             hi = mid

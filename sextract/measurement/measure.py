@@ -84,9 +84,16 @@ class Cutter(Protocol):
     def cut(self, source: int, box: Box, out: NDArray[np.float32]) -> None:
         """Fill `out` (rows, columns of `box`) with the pixels seen by that source of the batch."""
 
-    def own(self, source: int) -> Array:
-        """Its own pixels (FRAGMENT array), without those of sources that CLEAN merged into it; in no order of rows."""
+    def own(self, source: int, rows: tuple[int, int] | None = None) -> Array:
+        """Its own pixels (FRAGMENT array), without those of sources that CLEAN merged into it; in no order of rows.
+
+        Of those outside `rows` some or all are left out.
+        """
         ...
+
+    def own_parts(self, source: int) -> Iterator[Array]:
+        """The same, some at a time."""
+        yield self.own(source)
 
     def cut_many(
         self, index: NDArray[np.int64], boxes: NDArray[np.int64], offsets: NDArray[np.int64], arena: NDArray[np.float32]

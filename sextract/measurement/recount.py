@@ -30,7 +30,9 @@ def own_boxes(batch: Batch) -> NDArray[np.int64]:
     out = np.column_stack([s[name] for name in ("xmin", "xmax", "ymin", "ymax")]).astype(np.int64)
     found = np.empty(5, np.int64)
     for i in range(len(batch)):
-        _recount.extent(batch.cutter.own(i), found)
+        found[0] = 0
+        for part in batch.cutter.own_parts(i):
+            _recount.extent(part, found)
         if 0 < found[0] < s["npix"][i]:
             out[i] = found[1:]
     return out
@@ -46,7 +48,7 @@ def recount(batch: Batch, local: NDArray[np.float32], index: NDArray[np.int64]) 
     peak = np.full(n, BAD, np.float32)
     for view in batch.windows(*around):
         for i, window, (ya, yb) in zip(view.index.tolist(), view.main, view.rows.tolist(), strict=True):
-            peak[i] = max(peak[i], _recount.brightest(view.pixels, window, ya, yb, batch.cutter.own(i)))
+            peak[i] = max(peak[i], _recount.brightest(view.pixels, window, ya, yb, batch.cutter.own(i, (ya, yb))))
     index = index[peak[index] > BAD]
     peak, threshold = peak - local, s["thresh"] - local
     low = np.maximum(peak / SHARE, threshold)
@@ -58,7 +60,7 @@ def recount(batch: Batch, local: NDArray[np.float32], index: NDArray[np.int64]) 
     for view in batch.windows(*around[:4], index):
         for i, window, (ya, yb) in zip(view.index.tolist(), view.main, view.rows.tolist(), strict=True):
             _recount.fold(
-                view.pixels, window, ya, yb, batch.cutter.own(i), s["x"][i], s["y"][i],
+                view.pixels, window, ya, yb, batch.cutter.own(i, (ya, yb)), s["x"][i], s["y"][i],
                 local[i], s["bkg"][i] + local[i], frame.saturation, low[i], limits[i], areas[i], sums[i], rows,
             )  # fmt: skip
     s["iso"][index] = areas[index]

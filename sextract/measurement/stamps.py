@@ -7,7 +7,7 @@ as bad in a stamp, and what a measurement makes of it, is not decided here.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 from sextract.measurement import _stamps
 from sextract.measurement.measure import Cutter
 from sextract.records import FRAGMENT, Box
+
+# Fragments of a giant that are looked at before their pages go again.
+OWN_AT_ONCE = 65536
+# Pixels of a window that are masked before: every other one may have a run and a fragment of its own.
+MASKED_AT_ONCE = 65536
 
 # Fills an array with the background-subtracted pixels of a box, from the file.
 Load = Callable[[Box, NDArray[np.float32]], int]
@@ -108,16 +113,32 @@ class StampCutter(Cutter):
             return
         self.pixels(box, out)
         if self.masking:
-            g, own = self.grid, self.own(source)
-            masks = self.slab, self.runs, g.width, g.rows, g.columns, own, self._freed(box), self.mask
-            _stamps.hide(out, box.y0, box.x0, *masks)
-            self.settle()
+            rows = max(MASKED_AT_ONCE // (box.x1 - box.x0), 1)
+            for y0 in range(box.y0, box.y1, rows):
+                self._hide(source, Box(y0, box.x0, min(y0 + rows, box.y1), box.x1), out[y0 - box.y0 :][:rows])
+                self.settle()
 
-    def own(self, source: int) -> NDArray[Any]:
-        """See `measure.Cutter`."""
+    def _hide(self, source: int, box: Box, out: NDArray[np.float32]) -> None:
+        g, own = self.grid, self.own(source, (box.y0, box.y1))
+        masks = self.slab, self.runs, g.width, g.rows, g.columns, own, self._freed(box), self.mask
+        _stamps.hide(out, box.y0, box.x0, *masks)
+
+    def own(self, source: int, rows: tuple[int, int] | None = None) -> NDArray[Any]:
+        """See `measure.Cutter`: those of a giant are searched, not walked through."""
         s = self.sources[source]
         first, n = int(s["fragments"]), int(s["nfragments"])
-        return self.slab[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
+        own = self.slab[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
+        if rows is None or not s["sorted"]:
+            return own
+        y = own["y"]
+        return own[bisect_left(y, rows[0]) : bisect_left(y, rows[1])]
+
+    def own_parts(self, source: int) -> Iterator[NDArray[Any]]:
+        """See `measure.Cutter`: they may lie on disk."""
+        own = self.own(source)
+        for first in range(0, len(own), OWN_AT_ONCE):
+            yield own[first : first + OWN_AT_ONCE]
+            self.settle()
 
     def cut_many(
         self, index: NDArray[np.int64], boxes: NDArray[np.int64], offsets: NDArray[np.int64], arena: NDArray[np.float32]

@@ -47,6 +47,8 @@ class Budget:
         Parent, template and workers.
     heap_per_process, kernel_per_process : int
         Allowances, bytes.
+    pages : int
+        Of check-images on their way to the disk: in no process's memory, but a cgroup counts them.
     base_rss : int
         Where the sum of Rss is to keep the limit too: that sum without shared memory; else 0.
     """
@@ -56,12 +58,13 @@ class Budget:
     processes: int
     heap_per_process: int = HEAP_PER_PROCESS
     kernel_per_process: int = KERNEL_PER_PROCESS
+    pages: int = 0
     base_rss: int = 0
 
     @property
     def fixed(self) -> int:
         """What is spoken for before the first buffer."""
-        return self.base + self.processes * (self.heap_per_process + self.kernel_per_process)
+        return self.base + self.pages + self.processes * (self.heap_per_process + self.kernel_per_process)
 
     @property
     def slab(self) -> int:
@@ -105,7 +108,7 @@ class Budget:
         slab = self.slab
         yield "base", self.base
         yield "heaps", self.processes * self.heap_per_process
-        yield "kernel", self.processes * (self.kernel_per_process + slab // PAGE_TABLE_SHARE)
+        yield "kernel", self.pages + self.processes * (self.kernel_per_process + slab // PAGE_TABLE_SHARE)
         yield "slab", slab
         if self.base_rss:
             yield "mapped", self.mappable

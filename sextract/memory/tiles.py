@@ -157,7 +157,8 @@ class TileManager:
         if self._slab.fits(nbytes, low):
             return True
         idle = [key for key, tile in self._tiles.items() if tile.idle]
-        # Those wholly where the block mustn't lie leave it no place, but bytes, which a lowered ceiling may lack: they go last.
+        # Those wholly where the block mustn't lie leave it no place, only bytes, if they lack under a lowered ceiling:
+        # they go last.
         floor = 0 if low else self._slab.low
         idle.sort(key=lambda key: sum(self._tiles[key].ref) <= floor)
         if not self._slab.would_fit(nbytes, [self._tiles[key].ref for key in idle], low):

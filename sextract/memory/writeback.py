@@ -10,12 +10,14 @@ import contextlib
 import ctypes
 import errno
 import os
+from collections import deque
 
 # Written bytes that may wait for the disk, per file and process: two such pieces are in flight.
 WRITE_BEHIND_BYTES = 1 << 20
 
-# The same where writes leave gaps: neighbours should have time to complete a page before it goes to the disk.
-SCATTERED_BYTES = 8 << 20
+# The same where writes leave gaps, and how many such pieces stay: neighbours should have time to complete a page.
+SCATTERED_BYTES = 2 << 20
+SCATTERED_PIECES = 2
 
 # What sync_file_range says of files that have nothing to sync: pipes, devices, some file systems.
 _NOT_SYNCABLE = frozenset({errno.ESPIPE, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -55,9 +57,9 @@ def drop(fd: int, offset: int = 0, nbytes: int = 0) -> None:
 class WriteBehind:
     """Keeps at most about two pieces of written data of one descriptor off the disk.
 
-    Ranges may come in any order; a piece is the span of what came since the last one.  Where it was written without
-    gaps it leaves the page cache as well; where it wasn't, neighbours may still complete its pages, and dropping them
-    would mean reading them back.
+    Ranges may come in any order; a piece is the span of what came since the last one.  What is on the disk leaves the page
+    cache, but for where later pieces have begun: where writes leave gaps, neighbours may still complete a page, and to drop
+    it would mean reading it back.
 
     Attributes
     ----------
@@ -65,13 +67,13 @@ class WriteBehind:
         The file has nothing to sync: a pipe, a device.
     """
 
-    __slots__ = ("_first", "_last", "_pending", "_previous", "off")
+    __slots__ = ("_first", "_last", "_pending", "_pieces", "off")
 
     def __init__(self) -> None:
         self._first = 0
         self._last = 0
         self._pending = 0
-        self._previous: tuple[int, int, bool] | None = None
+        self._pieces: deque[tuple[int, int, bool]] = deque()
         self.off = False
 
     def written(self, fd: int, offset: int, last: int, nbytes: int) -> None:
@@ -87,16 +89,22 @@ class WriteBehind:
         self._first = offset if not self._pending else min(self._first, offset)
         self._last = max(self._last, last) if self._pending else last
         self._pending += nbytes
-        length = self._last - self._first
-        dense = length <= self._pending
+        dense = self._last - self._first <= self._pending
         if self._pending < (WRITE_BEHIND_BYTES if dense else SCATTERED_BYTES):
             return
         self._pending = 0
-        if self._synced(fd, self._first, length, wait=False) and self._previous is not None:
-            first, nbytes, whole = self._previous
-            if self._synced(fd, first, nbytes, wait=True) and whole:
-                drop(fd, first, nbytes)
-        self._previous = (self._first, length, dense)
+        if self._synced(fd, self._first, self._last - self._first, wait=False):
+            self._pieces.append((self._first, self._last, dense))
+            if len(self._pieces) > (1 if dense else SCATTERED_PIECES):
+                self._let_go(fd)
+
+    def _let_go(self, fd: int) -> None:
+        """Wait for the oldest piece, and drop what no later one looks like going on with."""
+        first, last, dense = self._pieces.popleft()
+        if self._synced(fd, first, last - first, wait=True):
+            end = last if dense else min(last, *(piece[0] for piece in self._pieces))
+            if end > first:
+                drop(fd, first, end - first)
 
     def settle(self, fd: int, offset: int = 0, nbytes: int = 0) -> None:
         """Wait until a range (0 bytes: to the end) is on the disk and drop it from the page cache; OSError."""

@@ -47,6 +47,8 @@ class Summary:
     ----------
     sources, detected : int
         Rows written, and sources before CLEAN.
+    beyond : int
+        Detections that weren't split for FOOTPRINT_MAXPIX.
     seconds, mpixel_per_s : float
     peak_bytes, limit_bytes : int
         Of all processes together.
@@ -59,6 +61,7 @@ class Summary:
 
     sources: int
     detected: int
+    beyond: int
     seconds: float
     mpixel_per_s: float
     peak_bytes: int
@@ -147,6 +150,8 @@ def _extract(
         gauge.exact()
         for source in images:
             source.check_unchanged()
+        # Before processes end: to whoever looks meanwhile, one after the other, what they share counts more than once.
+        slab.shrink()
         backend.close()
         # What may fail comes first, so that there are all outputs or none.
         checks.seal()
@@ -158,7 +163,16 @@ def _extract(
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
     summary = Summary(
-        work.written, detected, seconds, pixels / 1e6 / seconds, gauge.peak, limit, gauge.rss_peak, fitted.workers, outputs
+        sources=work.written,
+        detected=detected,
+        beyond=work.beyond,
+        seconds=seconds,
+        mpixel_per_s=pixels / 1e6 / seconds,
+        peak_bytes=gauge.peak,
+        limit_bytes=limit,
+        rss_bytes=gauge.rss_peak,
+        workers=fitted.workers,
+        outputs=outputs,
     )
     return summary, fitted
 

@@ -37,6 +37,9 @@ PIXELS_PER_TASK = 60_000
 # Of a giant that lies on disk.
 FRAGMENTS_AT_ONCE = 65536
 
+# How often a list of its pieces may jump before the pages go again, 64 KiB each time.
+JUMPS_AT_ONCE = 64
+
 # Shares of the work, for the progress bar.
 MESH_SHARE, SCAN_SHARE = 0.1, 0.3
 
@@ -175,9 +178,11 @@ class Extraction:
         self.bands: dict[int, Band] = {}
         self.next_tile = self.next_band = 0
         labels = self.desk.keep(2 * (g.width // 2 + 2) * _components.LABEL_BYTES, "components")
-        self.pool = self._pool(*self.layout.pool)
-        u1, minarea = np.dtype(np.uint8), self.settings.detection.minarea
-        self.components = _components.Components(*self._pool_views(), self.desk.view(labels, u1, labels.nbytes), minarea)
+        npieces, ncomponents = self.layout.pool
+        self.pieces = [self.desk.alloc(npieces * _components.PIECE_BYTES, "components")]
+        self.pool = self.desk.alloc(ncomponents * _components.COMPONENT_BYTES, "components")
+        pieces, components, rows = (self._storage(ref) for ref in (self.pieces[0], self.pool, labels))
+        self.components = _components.Components(pieces, components, rows, self.settings.detection.minarea)
         self.components.parents = self.run.parents
         self.fed_row = 0
         self.scanned = False
@@ -199,24 +204,21 @@ class Extraction:
         self.idle = self.slab.used - self.tiles.used
         self.measuring = Measuring(self.desk, self.table, self._final_row, lambda: self.scanned and not self.blends)
 
-    def _pool(self, pieces: int, components: int) -> tuple[BlockRef, BlockRef]:
-        return (
-            self.desk.alloc(pieces * _components.PIECE_BYTES, "components"),
-            self.desk.alloc(components * _components.COMPONENT_BYTES, "components"),
-        )
-
-    def _pool_views(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Storage of pieces and components."""
-        u1 = np.dtype(np.uint8)
-        return self.desk.view(self.pool[0], u1, self.pool[0].nbytes), self.desk.view(self.pool[1], u1, self.pool[1].nbytes)
+    def _storage(self, ref: BlockRef) -> NDArray[np.uint8]:
+        return self.desk.view(ref, np.dtype(np.uint8), ref.nbytes)
 
     def _finished(self) -> bool:
         return self.scanned and not self.blends and self.measuring.idle and not self.desk.busy
 
     def _end(self) -> None:
         self.run.parents = self.components.parents
+        self.run.beyond += self.table.beyond
+        if self.table.beyond:
+            self.run.reporter.warning(
+                f"{self.table.beyond} detections are larger than FOOTPRINT_MAXPIX allows: measured whole, FLAGS 128"
+            )
         self.table.close()
-        for ref in self.pool:
+        for ref in (*self.pieces, self.pool):
             self.slab.free(ref)
         self.desk.close()
 
@@ -314,16 +316,18 @@ class Extraction:
             self.slab.free(joined)
 
     def _grow_pool(self) -> None:
+        """Room for another row of whatever runs: a block more of pieces, a larger one of components."""
         free_pieces, free_components = self.components.free
-        pieces, components = self.components.npieces, self.components.ncomponents
-        old = self.pool
-        self.pool = self._pool(
-            pieces * (2 if free_pieces < pieces // 2 else 1) + self.grid.width,
-            components * (2 if free_components < components // 2 else 1) + self.grid.width,
-        )
-        self.components.grow(*self._pool_views())
-        for ref in old:
-            self.slab.free(ref)
+        width = self.grid.width
+        if free_pieces < 2 * width + 64:
+            more = max(self.components.npieces // 8, 2 * width + 64)
+            self.pieces.append(self.desk.alloc(more * _components.PIECE_BYTES, "components"))
+            self.components.add_pieces(self._storage(self.pieces[-1]))
+        if free_components <= width // 2:
+            more = 2 * self.components.ncomponents + width
+            old, self.pool = self.pool, self.desk.alloc(more * _components.COMPONENT_BYTES, "components")
+            self.components.move_components(self._storage(self.pool))
+            self.slab.free(old)
 
     # Deblending
 
@@ -334,8 +338,8 @@ class Extraction:
             ref = self.desk.alloc(n * FOOTPRINT.itemsize + pieces * FRAGMENT.itemsize, "footprints")
             footprints = self.desk.view(ref, FOOTPRINT, n)
             fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
-            while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE)) < pieces:
-                self.desk.settle()
+            while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE, JUMPS_AT_ONCE)) < pieces:
+                self.desk.drop()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)

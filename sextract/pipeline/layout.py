@@ -42,6 +42,8 @@ FEW_ROWS, MANY_ROWS = 16, 64
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
 # share, as if nobody else on the machine had them open.
 PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 10.5))
+# Of each check-image, what may be on its way to the disk (``memory/writeback.py``).
+CHECKIMAGE_PAGES = 4 * MIB
 # The slab while sky positions are worked out late: some rows at a time.
 LATE_BYTES = 2 * MIB
 # The same as the sum of Rss, which counts what they share in each of them: parent and template, each worker, one alone.
@@ -244,6 +246,12 @@ def decoding_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
     return max(workers, 1) * max(info.library_bytes for info in infos)
 
 
+def checkimage_pages(settings: Settings, infos: Sequence[ImageInfo]) -> int:
+    """Pages of check-images that are on their way to the disk."""
+    largest = 4 * max(info.width * info.height for info in infos)
+    return sum(min(CHECKIMAGE_PAGES, largest) for kind, _ in settings.output.checkimages if kind != "NONE")
+
+
 def uses_sky(plan: Plan) -> bool:
     """Whether a column of sky positions is requested, for which astropy is imported whatever the header has."""
     return any(MEASUREMENTS.get(name).run.__module__ == lacks_celestial.__module__ for name in plan.table)
@@ -254,8 +262,8 @@ def try_fit(
 ) -> Fit:
     """Split a limit for a number of workers and lay all extensions out; see `Fit.fits`.
 
-    If astropy has no room beside pixels, sky positions come late; but not where one process does everything, which can't get
-    rid of astropy before the next extension.
+    If astropy has no room beside pixels, or would leave tiles less than it takes, sky positions come late; but not where one
+    process does everything, which can't get rid of astropy before the next extension.
 
     Parameters
     ----------
@@ -268,16 +276,20 @@ def try_fit(
     rss = max(base_rss(workers, infos), measured.rss + decoding) if settings.resources.account == "rss" else 0
     others = max(workers - 1, 0)
 
+    pages = checkimage_pages(settings, infos)
+
     def budget(processes: int, fewer: int = 0, more: int = 0) -> Budget:
         counted = rss - fewer * WORKER_RSS + more if rss else 0
-        return Budget(limit, base - fewer * WORKER_BYTES + more, processes, base_rss=counted)
+        return Budget(limit, base - fewer * WORKER_BYTES + more, processes, pages=pages, base_rss=counted)
 
     def split(whole: Budget, late: Budget | None = None) -> Fit:
         return Fit(whole, workers, tuple(lay_out(info, settings, workers, whole.slab) for info in infos), late)
 
     processes = workers + 2 if workers else 1
     fitted = split(budget(processes, more=sky))
-    if fitted.fits or not sky or (workers == 0 and len(infos) > 1):
+    tiles = min(ASTROPY_BYTES, 4 * max(info.width * info.height for info in infos))
+    roomy = fitted.fits and fitted.budget.slab - fitted.need_bytes >= tiles
+    if roomy or not sky or (workers == 0 and len(infos) > 1):
         return fitted
     late = split(budget(processes), budget(min(processes, 3), others, sky))
     return late if late.fits else fitted

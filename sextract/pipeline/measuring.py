@@ -204,12 +204,11 @@ class Measuring:
         kept[:], kept_places[:] = sources, places
         # Where each one's fragments begin; the memoryview copies don't pass through an array.
         kept["fragments"] = ref.offset + ends - sources["nfragments"] * FRAGMENT.itemsize
-        slab = self.desk.slab
         for old, new, nbytes in zip(
             sources["fragments"].tolist(), kept["fragments"].tolist(), (sources["nfragments"] * FRAGMENT.itemsize).tolist(),
             strict=True,
         ):  # fmt: skip
-            slab.bytes_view(new, nbytes)[:] = slab.bytes_view(old, nbytes)
+            self.desk.store.copy(old, new, nbytes)
         m.open += n
         self._aside.append(aside)
 

@@ -90,6 +90,8 @@ class Run:
         Last ID_PARENT given; it goes on through extensions.
     shelf : Shelf or None
         Where rows wait for sky positions, if these come late.
+    beyond : int
+        Detections so far that weren't split for FOOTPRINT_MAXPIX.
     barren : int
         Extensions so far in which no background could be measured.
     sources_per_task : int
@@ -110,7 +112,7 @@ class Run:
         self.recorder = recorder
         recorder.cached = lambda: self.tiles.idle_bytes
         self.parents = 0
-        self.barren = 0
+        self.barren = self.beyond = 0
         self.paints = "SEGMENTATION" in checks
         self.written = 0
         self._looked = 0.0

@@ -22,6 +22,9 @@ from sextract.records import FRAGMENT, BlockRef
 # Of the table, for each number: offset and bytes of its block, pins, when it was last used.
 ENTRY_BYTES = 4 * 8
 
+# A giant's fragments are copied so many bytes at a time.
+COPY_BYTES = 1 << 20
+
 # Last use of what can't be moved: it isn't there, someone reads it, or it has moved already.
 _NEVER = 1 << 62
 
@@ -95,7 +98,7 @@ class RunStore:
         The block itself is still the caller's to free.
         """
         small = self.alloc_somewhere(nbytes, owner)
-        self._copy(ref, small, nbytes)
+        self.copy(ref.offset, small.offset, nbytes)
         return small
 
     def put_away(self, ref: BlockRef) -> BlockRef:
@@ -103,12 +106,22 @@ class RunStore:
         moved = self._slab.alloc_behind(ref.nbytes)
         if moved is None:
             return ref
-        self._copy(ref, moved, ref.nbytes)
+        self.copy(ref.offset, moved.offset, ref.nbytes)
         self._slab.free(ref)
         return moved
 
-    def _copy(self, old: BlockRef, new: BlockRef, nbytes: int) -> None:
-        self._slab.bytes_view(new.offset, nbytes)[:] = self._slab.bytes_view(old.offset, nbytes)
+    def copy(self, old: int, new: int, nbytes: int) -> None:
+        """Copy bytes from one offset to another, letting go of what lies behind the slab on the way."""
+        for first in range(0, nbytes, COPY_BYTES):
+            n = min(COPY_BYTES, nbytes - first)
+            self._slab.bytes_view(new + first, n)[:] = self._slab.bytes_view(old + first, n)
+            if n < nbytes:
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Between portions of what is worked through: let go of what lies behind the slab."""
+        if self._slab.overflow is not None:
+            self._slab.overflow.settle()
 
     def add(self, number: int, ref: BlockRef) -> None:
         """Keep a block, in place of what was kept under that number and nobody reads."""
@@ -160,8 +173,9 @@ class RunStore:
 
     def close(self) -> None:
         """Let go of everything."""
-        for number in np.flatnonzero(self._offset >= 0).tolist():
-            self._drop(number)
+        for first in range(0, len(self._offset), 1024):
+            for number in np.flatnonzero(self._offset[first : first + 1024] >= 0).tolist():
+                self._drop(first + number)
         self._slab.free(self._table)
 
 

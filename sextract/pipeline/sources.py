@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from sextract.config.settings import Settings
 from sextract.deblending import _clean
-from sextract.errors import ConfigError
 from sextract.pipeline.runs import Freed, RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
-# Entries of the hash table over the window, and neighbours that one source may have.
+# Entries of the hash table over the window, and neighbours of one source that are listed.
 HEADS = 16384
 FOUND = 65536
 
@@ -54,6 +53,8 @@ class SourceTable:
     ----------
     numbered, batched : int
         Rows of the table that have their final state, and those that were given to a batch.
+    beyond : int
+        Those that weren't split for FOOTPRINT_MAXPIX.
     detected, number : int
         Sources before CLEAN, and the last NUMBER given.
     freed : Freed
@@ -88,7 +89,7 @@ class SourceTable:
         self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * PORTION, "clean")
         self.freed = Freed(store, slab_bytes, first_band, band_rows, height)
         self.numbered = self.batched = 0
-        self.number = self.detected = 0
+        self.number = self.detected = self.beyond = 0
         self._outputs: deque[tuple[int, BlockRef]] = deque()
 
     def _view(self, ref: BlockRef, dtype: np.dtype[Any], n: int, offset: int = 0) -> NDArray[Any]:
@@ -111,7 +112,7 @@ class SourceTable:
         follow = self.store.alloc_somewhere(4 * capacity, "sources")
         new = self._view(table, SOURCE, capacity)
         if self._table_ref is not None and self._follow_ref is not None:
-            new[:count] = self._table[:count]
+            self.store.copy(self._table_ref.offset, table.offset, count * SOURCE.itemsize)
             self.slab.free(self._table_ref)
             self.slab.free(self._follow_ref)
         self._table_ref, self._follow_ref, self._table = table, follow, new
@@ -120,6 +121,9 @@ class SourceTable:
     def _attach(self, count: int) -> None:
         assert self._follow_ref is not None
         self.cleaner.attach(self._table, self._view(self._follow_ref, np.dtype(np.int32), len(self._table)), count)
+        for first in range(0, count, PORTION):
+            self.cleaner.index(first, min(first + PORTION, count))
+            self.store.let_go()
 
     def take(self, out: BlockRef, nsources: int, nfragments: int, room: int, written: int) -> None:
         """Take the sources of a block into the window, and merge what CLEAN merges.
@@ -141,6 +145,7 @@ class SourceTable:
         upto = self.count + nsources
         self._table[self.count : upto] = sources
         self.detected += nsources
+        self.beyond += int(np.count_nonzero(sources["flags"] & 128))
         self._outputs.append((self.base + upto, kept))
         self.slab.free(out)
         while True:
@@ -151,8 +156,6 @@ class SourceTable:
                 self.freed.add(freed[first : min(first + PORTION, n)])
             if more == 0:
                 return
-            if more < 0:
-                raise ConfigError(f"CLEAN: a source has over {FOUND} neighbours; raise DETECT_MINAREA or DETECT_THRESH")
             if more > room:
                 self.slab.free(self._freed_ref)
                 self._freed_ref = self.store.alloc_somewhere(more * FRAGMENT.itemsize, "clean")
@@ -163,7 +166,9 @@ class SourceTable:
         if n <= 0:
             return
         left = self.count - n
-        _clean.drop(self._table[: self.count], n)
+        for first in range(0, left, PORTION):
+            _clean.drop(self._table[: self.count], n, first, min(first + PORTION, left))
+            self.store.let_go()
         self.base += n
         self.numbered -= n
         self.batched -= n

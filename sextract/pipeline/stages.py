@@ -24,7 +24,7 @@ from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
-from sextract.measurement.stamps import StampCutter, TileGrid
+from sextract.measurement.stamps import OWN_AT_ONCE, StampCutter, TileGrid
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.reading.source import ImageSource
@@ -46,6 +46,9 @@ NO_TAPS = np.zeros((0, 0), np.float32)
 
 # Part of a worker's scratch that reading and the background surface use, beside the rows of nodes.
 READ_BYTES = 256 * 1024
+
+# How often putting a giant's fragments in order may jump before the pages go again.
+JUMPS_AT_ONCE = 1024
 
 
 class Kind(IntEnum):
@@ -337,9 +340,14 @@ class Stages:
             why = d.begin_large(i)
             if why != _deblend.DONE:
                 return why
+            for place in (False, True):
+                done = 0
+                while (done := d.order_large(i, place, done, OWN_AT_ONCE, JUMPS_AT_ONCE)) < f["nfragments"]:
+                    self.settle()
             for second in (False, True):
                 for ya, yb, box, block in self._strips(f, strip):
                     d.fold_large(i, second, ya, yb, block, box.y0, box.x0)
+                    self.settle()
                 if not second:
                     d.middle_large()
             d.end_large(i)
@@ -397,6 +405,7 @@ class Stages:
                     self._pixels(Box(y, x0, y + 1, x1), out[at : at + x1 - x0].reshape(1, -1))
                     at += x1 - x0
                 self.checks["OBJECTS"].write_values(self.extension, part, out[:n])
+                self.settle()
 
     def measure(self, payload: bytes) -> bytes:
         """Measure a batch of sources; answers with pairs of those that must wait: index, row that must be final."""
@@ -429,7 +438,9 @@ class Stages:
             columns = (labelled[name].tolist() for name in ("fragments", "nfragments", "number"))
             for first, n, number in zip(*columns, strict=True):
                 own = self.bytes[first : first + n * FRAGMENT.itemsize].view(FRAGMENT)
-                image.write_labels(self.extension, own, number)
+                for part in range(0, n, OWN_AT_ONCE):
+                    image.write_labels(self.extension, own[part : part + OWN_AT_ONCE], number)
+                    self.settle()
 
     def _outline(self, batch: Batch) -> None:
         """APERTURES: outlines of what was measured."""
@@ -495,7 +506,7 @@ class PlainPixels(Cutter):
         """See `measure.Cutter`."""
         out[:] = self.image[box.y0 : box.y1, box.x0 : box.x1]
 
-    def own(self, source: int) -> NDArray[Any]:
+    def own(self, source: int, rows: tuple[int, int] | None = None) -> NDArray[Any]:
         """See `measure.Cutter`: none."""
         return np.empty(0, FRAGMENT)
 

@@ -102,6 +102,11 @@ class Desk:
         self.run.sample()
         self.settle()
 
+    def drop(self) -> None:
+        """Let go of what this process has touched behind the slab; it is written by the next `settle`."""
+        if self.slab.overflow is not None:
+            self.slab.overflow.drop()
+
     def settle(self) -> None:
         """Let go of what this process has touched behind the slab."""
         if self.slab.overflow is not None:

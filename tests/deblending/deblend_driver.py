@@ -169,6 +169,10 @@ class Scene:
         why = int(d.begin_large(i))
         if why != _deblend.DONE:
             return why
+        for place in (False, True):
+            done = 0
+            while (done := d.order_large(i, place, done, 7, 2)) < f["nfragments"]:
+                pass
         for second in (False, True):
             for strip in self.strips(f, step):
                 d.fold_large(i, second, *strip)

@@ -128,6 +128,8 @@ def run(
             new[:first] = table[:first]
             table = new
             cleaner.attach(table, np.zeros(len(table), np.int32), first)
+            cleaner.index(0, first // 2)
+            cleaner.index(first // 2, first)
         table[first:last] = sources[first:last]
         while True:
             n, more = cleaner.add(last, slab, freed[nfreed:])
@@ -206,6 +208,7 @@ def test_compaction_keeps_the_rest() -> None:
             moved[moved < 0] += gone
             base, count = base + gone, count - gone
             cleaner.attach(table, np.zeros(200, np.int32), count)
+            cleaner.index(0, count)
         table[count : count + 50] = sources[first : first + 50]
         assert cleaner.add(count + 50, slab, freed)[1] == 0
         for i in range(cleaner.count):

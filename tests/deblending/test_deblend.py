@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sextract.deblending import _deblend
 from sextract.records import SOURCE
 
-BOOKKEEPING = {"fragments", "nfragments", "parent", "row"}
+BOOKKEEPING = {"fragments", "nfragments", "parent", "row", "sorted"}
 
 
 def check(scene: Scene, found: Found) -> int:

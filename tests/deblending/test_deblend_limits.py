@@ -75,7 +75,7 @@ def test_a_level_of_1024_branches_leaves_the_object_whole() -> None:
 
 
 # mthresh depends on the order of the list beyond rounding, the list of fragments is in raster order.
-BY_ORDER = {"mthresh", "flags", "fragments"}
+BY_ORDER = {"mthresh", "flags", "fragments", "sorted"}
 
 
 @pytest.mark.parametrize("taps", [NO_TAPS, LEFT])
@@ -94,6 +94,7 @@ def test_a_footprint_over_the_cap_is_analysed_whole(taps: np.ndarray, step: int)
             np.testing.assert_allclose(found.sources[name], split.sources[name], rtol=1e-5, atol=1e-9, err_msg=name)
     kept = found.sources["npix"] > 100
     assert (found.sources["flags"] == split.sources["flags"] | np.where(kept, 128, 0)).all()
+    assert (found.sources["sorted"] == kept).all()
     assert [set(p) for p in found.pixels] == [set(p) for p in split.pixels]
     assert all(p == sorted(p) for p, k in zip(found.pixels, kept, strict=True) if k)
 

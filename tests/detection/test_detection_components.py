@@ -28,7 +28,7 @@ def drain(components: kernel.Components, most: int) -> Found:
     footprints, fragments = np.zeros(n, FOOTPRINT), np.zeros(pieces, FRAGMENT)
     done = components.drain(footprints, fragments, 0, 3)
     while done < pieces:
-        done = components.drain(footprints, fragments, done, 3)
+        done = components.drain(footprints, fragments, done, 3, 1)
     assert done == pieces
     assert footprints["npix"].sum() == pixels
     lists = []
@@ -39,7 +39,8 @@ def drain(components: kernel.Components, most: int) -> Found:
 
 
 def join(
-    mask: Any, minarea: int = 1, bands: tuple[int, ...] = (), pieces: int = 99999, components: int = 9999, most: int = 1
+    mask: Any, minarea: int = 1, bands: tuple[int, ...] = (), pieces: int = 99999, components: int = 9999, most: int = 1,
+    more: int = 3,
 ) -> Found:
     """Footprints of a mask fed in bands of rows, with storage that grows by a little whenever it is too small."""
     height, width = mask.shape
@@ -54,7 +55,8 @@ def join(
             if pool.waiting[0]:
                 parts.append(drain(pool, most))
             else:
-                pool.grow(u1(pool.npieces + 3, kernel.PIECE_BYTES), u1(pool.ncomponents + 2, kernel.COMPONENT_BYTES))
+                pool.add_pieces(u1(more, kernel.PIECE_BYTES))
+                pool.move_components(u1(pool.ncomponents + 2, kernel.COMPONENT_BYTES))
     pool.finish(height)
     assert (pool.first_closed_row >= 0) == bool(pool.waiting[0])
     while pool.waiting[0]:
@@ -148,6 +150,25 @@ def test_small_storage_grows_and_changes_nothing(
 def test_percolating_noise(density: float) -> None:
     mask = np.random.default_rng(11).random((120, 150)) < density
     check(mask, 5, join(mask, 5, (17, 50), pieces=64, components=64, most=10))
+
+
+def test_blocks_of_pieces_are_as_good_as_one() -> None:
+    # Over half a million pieces, so that a block takes more than one segment.
+    y, x = np.mgrid[:1100, :1000]
+    mask = (x + y) % 2 == 0
+    footprints, (whole,) = join(mask, 5, (), pieces=600_000, components=2000)
+    assert footprints["npix"].tolist() == [mask.sum()] and len(set(whole)) == mask.sum()
+    assert join(mask, 5, (300, 301, 900), pieces=1000, components=2000, more=4000)[1] == [whole]
+    assert join(mask, 5, (), pieces=3000, components=2000, more=530_000)[1] == [whole]
+
+
+def test_blocks_are_counted() -> None:
+    pool = kernel.Components(u1(9, kernel.PIECE_BYTES), u1(9, kernel.COMPONENT_BYTES), u1(8, kernel.LABEL_BYTES), 1)
+    one = u1(2, kernel.PIECE_BYTES)
+    with pytest.raises(OverflowError, match="blocks"):
+        for _ in range(5000):
+            pool.add_pieces(one)
+    assert pool.npieces == pool.free[0] == 9 + 2 * 4095
 
 
 @settings(max_examples=100, deadline=None)

@@ -158,13 +158,13 @@ def bleeding_star(size: int) -> Scene:
         across = np.minimum(np.minimum(abs(dx), abs(dy)), abs(abs(dx) - abs(dy)) / np.float32(np.sqrt(2)))
         spikes = (4000 / r + 6) * np.exp(-0.5 * (across / 1.5) ** 2)
         bleed = np.where(abs(dx) < 3, np.float32(60_000), np.float32(0))
-        return 1e9 / r**3 + spikes + bleed
+        return 1.5 * (0.1 * size / r) ** 3 + spikes + bleed
 
     return Scene(size, size, light, stars=scatter(size, size, size * size // 2500, 3))
 
 
 def noise(size: int, threshold: float = 0.4, smooth: bool = False) -> Scene:
-    """Noise above a threshold so low that most of it hangs together: a lace over the whole frame."""
+    """Noise above a threshold so low (0.1; 0.03 if it is smooth) that most of it hangs together: a lace."""
     level = f"{threshold / 3.3 if smooth else threshold:.4g}"
     keywords = {"DETECT_THRESH": level, "ANALYSIS_THRESH": level, "FILTER": "Y" if smooth else "N"}
     return Scene(size, size, stars=scatter(size, size, size * size // 20_000, 4), keywords=keywords)

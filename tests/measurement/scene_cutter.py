@@ -61,7 +61,7 @@ class SceneCutter(Cutter):
         if self.mask_type != "NONE":
             out[self.masked[part] & (self.labels[part] != self.ids[source])] = BAD
 
-    def own(self, source: int) -> Any:
+    def own(self, source: int, rows: tuple[int, int] | None = None) -> Any:
         """Its labelled pixels, one fragment each, last row first."""
         y, x = np.nonzero(self.labels == self.ids[source])
         out = np.empty(len(y), FRAGMENT)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from sextract.measurement import stamps
 from sextract.measurement.stamps import StampCutter, TileGrid
 from sextract.records import BAD, FRAGMENT, RUN, SOURCE, Box
 
@@ -74,8 +75,9 @@ def world(
     sources = np.zeros(n, SOURCE)
     for k in range(n):
         own = fragments_of(labels == k + 1)
-        # List order isn't raster order.
-        own = rng.permutation(own)
+        # List order isn't raster order, but for giants.
+        sources["sorted"][k] = k % 2
+        own = own if k % 2 else rng.permutation(own)
         sources["fragments"][k], sources["nfragments"][k] = sum(map(len, slab)), len(own)
         slab.append(own.view(np.uint8))
     loads: list[Box] = []
@@ -111,6 +113,33 @@ def test_others_are_hidden_own_and_freed_are_seen(name: str, held: float, scanne
         for source in (0, 1, 2):
             np.testing.assert_array_equal(w.cut(source, box), w.seen(source, box))
     assert bool(w.loads) == bool((w.cutter.tiles < 0).any())
+
+
+def test_own_pixels_of_some_rows_and_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, settled = world(3, GRIDS["bands"]), []
+    w.cutter.settle = lambda: settled.append(1)
+    monkeypatch.setattr(stamps, "OWN_AT_ONCE", 3)
+    big = np.argsort(w.cutter.sources["nfragments"])[-6:]
+    assert set(w.cutter.sources["sorted"][big]) == {0, 1}
+    for source in big.tolist():
+        own = w.cutter.own(source)
+        parts = list(w.cutter.own_parts(source))
+        assert np.concatenate(parts).tolist() == own.tolist() and len(parts) == -(-len(own) // 3)
+        for rows in ((0, 30), (5, 6), (3, 12), (29, 30)):
+            wanted = own[(own["y"] >= rows[0]) & (own["y"] < rows[1])].tolist()
+            found = w.cutter.own(source, rows).tolist()
+            # Those that aren't sorted are all given: it costs less to leave them in.
+            assert found == (wanted if w.cutter.sources["sorted"][source] else own.tolist())
+    assert len(settled) == sum(-(-int(n) // 3) for n in w.cutter.sources["nfragments"][big])
+
+
+def test_large_windows_are_masked_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, whole, settled = world(4, GRIDS["bands"]), Box(0, 0, 30, 41), []
+    w.cutter.settle = lambda: settled.append(1)
+    monkeypatch.setattr(stamps, "MASKED_AT_ONCE", 100)
+    for source in range(4):
+        np.testing.assert_array_equal(w.cut(source, whole), w.seen(source, whole))
+    assert len(settled) == 4 * 15
 
 
 @settings(max_examples=60, deadline=None)

@@ -84,7 +84,7 @@ ALLOWED = (
         "tables of what the slab holds",
         "an entry of Python for each block in it: a tile has 64 KiB or more, unless --tile-shape says otherwise",
         lambda b: b.python[0].file.endswith(("/memory/slab.py", "/memory/tiles.py")),
-        1 << 20,
+        2 << 20,
     ),
     Allowed(
         "astropy",
