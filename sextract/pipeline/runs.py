@@ -102,7 +102,9 @@ class RunStore:
         return small
 
     def put_away(self, ref: BlockRef) -> BlockRef:
-        """Move a block that only waits behind the slab; its new place, or the old one if there is none behind."""
+        """Move a block that only waits behind the slab; its new place, or the old one if it is there or there is none."""
+        if self._slab.overflow is not None and ref in self._slab.overflow:
+            return ref
         moved = self._slab.alloc_behind(ref.nbytes)
         if moved is None:
             return ref
