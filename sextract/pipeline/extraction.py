@@ -214,8 +214,9 @@ class Extraction:
         self.run.parents = self.components.parents
         self.run.beyond += self.table.beyond
         if self.table.beyond:
+            are = "detections are" if self.table.beyond > 1 else "detection is"
             self.run.reporter.warning(
-                f"{self.table.beyond} detections are larger than FOOTPRINT_MAXPIX allows: measured whole, FLAGS 128"
+                f"{self.table.beyond} {are} larger than FOOTPRINT_MAXPIX allows: measured whole, FLAGS 128"
             )
         self.table.close()
         for ref in (*self.pieces, self.pool):
