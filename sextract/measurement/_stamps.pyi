@@ -53,6 +53,7 @@ def cut(
     offset: Integers,
     arena: Pixels,
     first: int,
+    most: int,
 ) -> int: ...
 def hide(
     out: Pixels,

@@ -75,7 +75,7 @@ def cut(
     const float[::1] floats, const int64_t[::1] tiles, int64_t height, int64_t width, int64_t tile_height,
     int64_t tile_width, int64_t halo_y, int64_t halo_x, const uint8_t[::1] slab, const int64_t[::1] runs,
     const Source[::1] sources, const Fragment[::1] freed, bint masking, const int64_t[::1] index,
-    const int64_t[:, ::1] box, const int64_t[::1] offset, float[::1] arena, Py_ssize_t first,
+    const int64_t[:, ::1] box, const int64_t[::1] offset, float[::1] arena, Py_ssize_t first, int64_t most,
 ):
     """Cut the stamps of a batch, from number `first` on, as far as their tiles are held.
 
@@ -101,11 +101,13 @@ def cut(
         Where each goes in `arena`, row by row.
     arena : float32 array
     first : int
+    most : int
+        Pixels of a stamp: none with more is cut here.
 
     Returns
     -------
     int
-        The stamp that couldn't be cut, or m.
+        The stamp that couldn't be cut, or is too large, or m.
     """
     cdef Held h = _held(&floats[0], &tiles[0], height, width, tile_height, tile_width, halo_y, halo_x)
     cdef Masks m
@@ -120,6 +122,8 @@ def cut(
         while k < count:
             w = box[k, 2] - box[k, 0]
             if w > 0 and box[k, 3] > box[k, 1]:
+                if w * (box[k, 3] - box[k, 1]) > most:
+                    break
                 out = &arena[offset[k]]
                 if not held_copy(&h, box[k, 1], box[k, 0], box[k, 3], box[k, 2], out, w):
                     break

@@ -82,7 +82,7 @@ class StampCutter(Cutter):
     masking : bool
         MASK_TYPE isn't NONE.
     settle : callable, optional
-        Called when a single window has been cut: a giant's may have touched many pages of what lies on disk.
+        Called when windows have been cut: their masks may have touched pages of what lies on disk, a giant's many.
     """
 
     grid: TileGrid
@@ -143,14 +143,16 @@ class StampCutter(Cutter):
     def cut_many(
         self, index: NDArray[np.int64], boxes: NDArray[np.int64], offsets: NDArray[np.int64], arena: NDArray[np.float32]
     ) -> None:
-        """See `measure.Cutter`: in one go, but for the stamps that a tile is missing for."""
+        """See `measure.Cutter`: in one go, but for the stamps that a tile is missing for, and for large ones."""
         g, done = self.grid, 0
         tiles = self.floats, self.tiles, g.height, g.width, g.rows, g.columns, g.halo_y, g.halo_x
         masks = self.slab, self.runs, self.sources, self.freed, self.masking
-        while (done := _stamps.cut(*tiles, *masks, index, boxes, offsets, arena, done)) < len(index):
+        most = MASKED_AT_ONCE if self.masking else arena.size
+        while (done := _stamps.cut(*tiles, *masks, index, boxes, offsets, arena, done, most)) < len(index):
             one = slice(done, done + 1)
             Cutter.cut_many(self, index[one], boxes[one], offsets[one], arena)
             done += 1
+        self.settle()
 
     def _freed(self, box: Box) -> NDArray[Any]:
         """Freed pixels in the rows of a box; `freed` is sorted by row."""

@@ -35,7 +35,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _MAP_FIXED = 0x10
-_MADV_DONTNEED = 4
+_MADV_RANDOM, _MADV_DONTNEED = 1, 4
 
 
 def overflow_bytes(base: int) -> int:
@@ -81,6 +81,8 @@ class Overflow:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         self._address, self._size = address, nbytes
+        # Without this the page cache holds it in blocks of up to 2 MiB, and a newer kernel maps all of one for a byte of it.
+        _libc.madvise(address, nbytes, _MADV_RANDOM)
 
     def __contains__(self, ref: BlockRef) -> bool:
         return ref.offset >= self._base

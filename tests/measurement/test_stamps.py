@@ -140,6 +140,12 @@ def test_large_windows_are_masked_part_by_part(monkeypatch: pytest.MonkeyPatch) 
     for source in range(4):
         np.testing.assert_array_equal(w.cut(source, whole), w.seen(source, whole))
     assert len(settled) == 4 * 15
+    # Among others at once too, though all its tiles are held.
+    boxes, arena = np.array([(3, 4, 12, 9), (0, 0, 41, 30), (5, 5, 15, 15)]), np.empty(45 + 1230 + 100, np.float32)
+    w.cutter.cut_many(np.array([1, 2, 3]), boxes, np.array([0, 45, 1275]), arena)
+    assert len(settled) == 4 * 15 + 15 + 1
+    np.testing.assert_array_equal(arena[45:1275].reshape(whole.shape), w.seen(2, whole))
+    np.testing.assert_array_equal(arena[1275:].reshape(10, 10), w.seen(3, Box(5, 5, 15, 15)))
 
 
 @settings(max_examples=60, deadline=None)

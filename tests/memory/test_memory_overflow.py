@@ -83,6 +83,19 @@ def test_what_is_dropped_is_in_no_process(slab: Slab) -> None:
     assert view[::4096].min() == 9
 
 
+def test_a_byte_here_and_there_brings_few_pages(slab: Slab) -> None:
+    ref = slab.alloc_behind(64 * MIB)
+    assert ref is not None
+    view = slab.view(ref, np.uint8)
+    for first in range(0, 64 * MIB, MIB):
+        view[first : first + MIB] = first >> 20
+        overflow(slab).settle()
+    before = resident()
+    assert view[MIB // 2 :: 2 * MIB].tolist() == list(range(0, 64, 2))
+    # A kernel maps up to 64 KiB about what it is asked for.
+    assert resident() - before <= 33 * 65536 + MIB
+
+
 def test_tables_go_there_when_the_slab_is_full_and_tasks_do_not(slab: Slab, tmp_path: Path) -> None:
     store = RunStore(slab, TileManager(slab), str(tmp_path), 1)
     slab.alloc(slab.largest_free() - 4096, "x", low=True)
