@@ -7,7 +7,7 @@ have which bytes is ``slab.py``'s.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sextract.errors import LimitError
 
@@ -86,7 +86,9 @@ class Budget:
         slab = -(-slab // GRANULE) * GRANULE
         # Two roundings: of the page tables here, of the room in `slab`.
         need = self.fixed + slab + -(-slab * self.processes // PAGE_TABLE_SHARE) + self.processes
-        return -(-need // MIB) * MIB
+        smallest = -(-need // MIB) * MIB
+        # They may have been too much by the last of it.
+        return smallest - MIB if replace(self, limit=smallest - MIB).slab >= slab else smallest
 
     def require(self, slab: int, what: str) -> None:
         """Refuse a limit that leaves less than `slab` bytes; `what` says whose need that is.
