@@ -40,6 +40,9 @@ FRAGMENTS_AT_ONCE = 65536
 # How often a list of its pieces may jump before the pages go again, 64 KiB each time.
 JUMPS_AT_ONCE = 64
 
+# Rows above the batch that is measured for which tiles are kept, be there room for more or not.
+BEHIND_ROWS = 512
+
 # Shares of the work, for the progress bar.
 MESH_SHARE, SCAN_SHARE = 0.1, 0.3
 
@@ -119,7 +122,8 @@ class Extraction:
             self.desk.wait()
         background = self.run.attach_background(maps, grid)
         work = self.desk.store.alloc(layout.complete_bytes, "background")
-        background.complete(self.settings.background, self.desk.view(work, np.dtype(np.uint8), layout.complete_bytes))
+        with self.run.track("complete"):
+            background.complete(self.settings.background, self.desk.view(work, np.dtype(np.uint8), layout.complete_bytes))
         self.slab.free(work)
         if not np.isfinite(background.mean) or not np.isfinite(background.global_rms):
             self._without_background(background)
@@ -243,6 +247,8 @@ class Extraction:
             runs = self.desk.alloc_for_task(runs_block_bytes(g.rows, first_runs(rows, columns)), "runs")
         except SlabFull:
             return False
+        # Pages that were touched before cost less than fresh ones.
+        self.tiles.forget_oldest(lambda old: g.tile(*old[1:]).y1 <= self.measuring.first_row - BEHIND_ROWS)
         block = self.desk.reserve_tile(key)
         if block is None:
             self.slab.free(runs)
@@ -279,7 +285,8 @@ class Extraction:
         self.run.progress.advance(SCAN_SHARE * rows * columns / (g.width * g.height))
         while self.next_band in self.bands and self.bands[self.next_band].missing == 0:
             complete = self.bands.pop(self.next_band)
-            self._feed(self.next_band, complete)
+            with self.run.track("join"):
+                self._feed(self.next_band, complete)
             for tx, found in enumerate(complete.runs):
                 assert found is not None
                 self.desk.store.add(self.next_band * g.across + tx, found)
@@ -429,8 +436,9 @@ class Extraction:
     def _clean(self, b: Blend) -> None:
         """Give the sources of a batch to CLEAN, in the order of their footprints."""
         self.slab.free(b.ref)
-        for first in sorted(b.found):
-            self.table.take(*b.found[first], self.measuring.written)
+        with self.run.track("clean"):
+            for first in sorted(b.found):
+                self.table.take(*b.found[first], self.measuring.written)
 
     def _final_row(self) -> int:
         """Rows below this one have final masks: no source to come can free a pixel of theirs."""

@@ -97,6 +97,8 @@ class Measuring:
     ----------
     written : int
         Absolute place in the table up to which nothing of it is needed any more.
+    first_row : int
+        First row that the latest batch looks at.
     """
 
     def __init__(self, desk: Desk, table: SourceTable, final_row: Callable[[], int], ending: Callable[[], bool]) -> None:
@@ -109,7 +111,7 @@ class Measuring:
         self._loading: set[TileKey] = set()
         self._loaded_for = -1
         self._row = 0
-        self.written = 0
+        self.written = self.first_row = 0
 
     @property
     def idle(self) -> bool:
@@ -237,6 +239,8 @@ class Measuring:
         """Submit sources of a batch, and, if it is to be painted, what the batch has eaten; False if there is no room."""
         g, n, sources = self.grid, len(some.sources), some.sources
         y0, y1 = self._rows_of(sources)
+        if some.aside is None and n:
+            self.first_row = y0
         # Whole rows of tiles may be looked at, so all that CLEAN freed in them is needed.
         bands = range(y0 // g.rows, (y1 - 1) // g.rows + 1)
         top, bottom = bands.start * g.rows, bands.stop * g.rows
@@ -334,7 +338,8 @@ class Measuring:
         """Write the rows whose turn it is, and let go of what is no longer needed."""
         while self._batches and self._batches[0].done:
             m = self._batches.popleft()
-            self.run.take(self.desk.view(m.rows, self.run.plan.row, m.nrows))
+            with self.run.track("write"):
+                self.run.take(self.desk.view(m.rows, self.run.plan.row, m.nrows))
             self.desk.slab.free(m.rows)
             m.written = True
             self.run.progress.advance(MEASURE_SHARE * max(m.row - self._row, 0) / self.grid.height)

@@ -32,6 +32,7 @@ from sextract.pipeline.stages import Plan
 from sextract.reading.header import gain_and_saturation, pixel_scale_from
 from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import BlockRef, Frame
+from sextract.report.trace import Track
 
 # A task of about ten milliseconds; and what rows of a task, and arrays of the elements of a vector, may take.
 SOURCES_PER_TASK = 192
@@ -99,17 +100,19 @@ class Run:
     lent_bytes : int
         Of tiles and their runs that a task may have mapped; see `layout.Fit`.
     recorder : Recorder
+    track : Track
+        This process's, in the trace.
     """
 
     def __init__(
         self, images: Sequence[ImageSource], settings: Settings, plan: Plan, slab: Slab, backend: Backend, gauge: Gauge,
         writer: CatalogueWriter, checks: CheckImages, reporter: Reporter, fit: Fit, catalogue_in_memory: bool,
-        recorder: Recorder,
+        recorder: Recorder, track: Track,
     ) -> None:  # fmt: skip
         self.images, self.settings, self.plan, self.slab, self.backend = images, settings, plan, slab, backend
         self.gauge, self.writer, self.checks, self.reporter = gauge, writer, checks, reporter
         self.tiles = TileManager(slab)
-        self.recorder = recorder
+        self.recorder, self.track = recorder, track
         recorder.cached = lambda: self.tiles.idle_bytes
         self.parents = 0
         self.barren = self.beyond = 0
