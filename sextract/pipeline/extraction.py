@@ -30,9 +30,9 @@ from sextract.pipeline.stages import Kind, Setup, pack, runs_block_bytes, runs_v
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 
-# A task of about ten milliseconds.
-FOOTPRINTS_PER_TASK = 192
-PIXELS_PER_TASK = 60_000
+# A task of some ten milliseconds.
+FOOTPRINTS_PER_TASK = 384
+PIXELS_PER_TASK = 120_000
 
 # Of a giant that lies on disk.
 FRAGMENTS_AT_ONCE = 65536

@@ -424,10 +424,11 @@ class Stages:
     def measure(self, payload: bytes) -> bytes:
         """Measure a batch of sources; answers with pairs of those that must wait: index, row that must be final."""
         head = np.frombuffer(payload, np.int64)
-        n, source_at, place_at, freed_at, nfreed, rows_at, nrows, first_row, final_row = head[:9].tolist()
-        eaten_at, neaten = head[9:11].tolist()
-        self._hold(head[11:].reshape(-1, 2))
+        n, source_at, copy_at, place_at, freed_at, nfreed, rows_at, nrows, first_row, final_row = head[:10].tolist()
+        eaten_at, neaten = head[10:12].tolist()
+        self._hold(head[12:].reshape(-1, 2))
         sources = self.bytes[source_at : source_at + n * SOURCE.itemsize].view(SOURCE)
+        copies = self.bytes[copy_at : copy_at + n * SOURCE.itemsize].view(SOURCE)
         place = self.bytes[place_at : place_at + 8 * n].view(np.int64)
         freed = self.bytes[freed_at : freed_at + nfreed * FRAGMENT.itemsize].view(FRAGMENT)
         rows = self.bytes[rows_at : rows_at + nrows * self.plan.row.itemsize].view(self.plan.row)
@@ -437,7 +438,9 @@ class Stages:
         left = np.arange(n)
         while len(left):
             try:
-                self._measure(sources[left], freed, (first_row, final_row), rows, place[left])
+                some = copies[: len(left)]
+                np.take(sources, left, out=some, mode="clip")
+                self._measure(some, freed, (first_row, final_row), rows, place[left])
                 break
             except NeedRows as need:
                 late = {int(left[i]): row for i, row in need.rows.items()}
@@ -476,7 +479,7 @@ class Stages:
     def _measure(
         self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int], rows: NDArray[Any], place: NDArray[np.int64]
     ) -> None:
-        """Run all families on copies of some sources and put what they give in their rows."""
+        """Run all families on some sources and put what they give in their rows."""
         assert self.frame is not None
         batch = Batch(
             sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, ready),
