@@ -180,7 +180,7 @@ class Extraction:
     def _begin(self) -> None:
         g = self.grid
         self.bands: dict[int, Band] = {}
-        self.next_tile = self.next_band = 0
+        self.next_tile = self.next_band = self.passed_tiles = 0
         labels = self.desk.keep(2 * (g.width // 2 + 2) * _components.LABEL_BYTES, "components")
         npieces, ncomponents = self.layout.pool
         self.pieces = [self.desk.alloc(npieces * _components.PIECE_BYTES, "components")]
@@ -231,7 +231,8 @@ class Extraction:
         """Submit what can be; whether anything moved."""
         moved = False
         while self.desk.backend.idle_slots() > 0:
-            if not (self.measuring.submit() or self._submit_blend() or self._submit_scan()):
+            large = bool(self.parts) and self.parts[0][0].npix > PIXELS_PER_TASK
+            if not ((large and self._submit_blend()) or self.measuring.submit() or self._submit_blend() or self._submit_scan()):
                 break
             moved = True
         return moved
@@ -247,8 +248,7 @@ class Extraction:
             runs = self.desk.alloc_for_task(runs_block_bytes(g.rows, first_runs(rows, columns)), "runs")
         except SlabFull:
             return False
-        # Pages that were touched before cost less than fresh ones.
-        self.tiles.forget_oldest(lambda old: g.tile(*old[1:]).y1 <= self.measuring.first_row - BEHIND_ROWS)
+        self._forget_passed()
         block = self.desk.reserve_tile(key)
         if block is None:
             self.slab.free(runs)
@@ -257,6 +257,16 @@ class Extraction:
         self.next_tile += 1
         self.bands.setdefault(ty, Band([None] * g.across, [0] * g.across, g.across))
         return True
+
+    def _forget_passed(self) -> None:
+        """Give up a tile that is hardly looked at any more: pages that were touched before cost less than fresh ones."""
+        while self.passed_tiles < self.next_tile:
+            ty, tx = divmod(self.passed_tiles, self.grid.across)
+            if self.grid.tile(ty, tx).y1 > self.measuring.first_row - BEHIND_ROWS:
+                return
+            self.passed_tiles += 1
+            if self.tiles.forget((self.desk.extension, ty, tx)):
+                return
 
     def _crowded(self) -> bool:
         """Whether what waits for its turn fills half of the slab, so that the scan had better wait as well."""
@@ -351,16 +361,21 @@ class Extraction:
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)
-            self.parts.append((blend, Part(0, n)))
+            if pixels > PIXELS_PER_TASK:
+                # One large footprint takes long, and CLEAN waits for it: it goes first.
+                self.parts.appendleft((blend, Part(0, n)))
+            else:
+                self.parts.append((blend, Part(0, n)))
 
     def _submit_blend(self) -> bool:
         if not self.parts and self.components.waiting[0] and not self.desk.busy:
             self._drain(True)
-        if not self.parts:
+        # Giants are taken one at a time, and nobody else waits for them.
+        giants_wait = self.giant is not None
+        place = next((k for k, (_, part) in enumerate(self.parts) if not (giants_wait and part.scratch_bytes)), -1)
+        if place < 0:
             return False
-        b, part = self.parts[0]
-        if part.scratch_bytes and self.giant is not None:
-            return False
+        b, part = self.parts[place]
         # Twice a fragment is what blends of usual fields come to; of a giant it would be much.
         usual = min(2 * b.nfrag + b.npix // 6, b.nfrag + FRAGMENTS_AT_ONCE) + 64
         pieces = max(usual, part.pieces) // 2 * 2 + 2
@@ -374,7 +389,7 @@ class Extraction:
         except SlabFull:
             self.slab.free(out)
             return False
-        self.parts.popleft()
+        del self.parts[place]
         self.giant = scratch if part.scratch_bytes else self.giant
         lease = self.desk.pin(b.rows[0] - self.grid.halo_y, b.rows[1] + self.grid.halo_y)
         head = pack(
