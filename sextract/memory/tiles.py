@@ -152,6 +152,14 @@ class TileManager:
             freed += self._forget(key)
         return freed
 
+    def forget(self, key: TileKey) -> bool:
+        """Evict a tile if it is held and idle; whether it was."""
+        tile = self._tiles.get(key)
+        if tile is None or not tile.idle:
+            return False
+        self._forget(key)
+        return True
+
     def make_room(self, nbytes: int, low: bool = False) -> bool:
         """Evict idle tiles, least recently used first, until `nbytes` fit; False, and none evicted, if they can't."""
         if self._slab.fits(nbytes, low):

@@ -96,7 +96,9 @@ class Desk:
 
     def wait(self) -> None:
         """Take the answers that are there, or wait for one."""
-        for result in self.backend.wait(0.2):
+        with self.run.track("wait"):
+            results = self.backend.wait(0.2)
+        for result in results:
             self._answer(result)
         # In this order, so that the gauge sees what lies behind the slab and is held all the same.
         self.run.sample()
