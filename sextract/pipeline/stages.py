@@ -27,7 +27,7 @@ from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
 from sextract.measurement.stamps import OWN_AT_ONCE, StampCutter, TileGrid
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
-from sextract.reading.source import ImageSource
+from sextract.reading.source import ImageSource, pieces
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
 from sextract.report.trace import Trace, Track
 
@@ -222,9 +222,12 @@ class Stages:
         """Background-subtracted pixels of a box, from the file; the number of bad ones."""
         # Whoever looks farther than the tiles it was lent may touch the runs of many more.
         self._unmap()
-        bad = self._read(box, out)
-        with self.track("subtract"):
-            self.background.subtract(box, out, self.reading)
+        bad = 0
+        for part in pieces(box, self.image.tile_rows):
+            pixels = out[part.y0 - box.y0 : part.y1 - box.y0]
+            bad += self._read(part, pixels)
+            with self.track("subtract"):
+                self.background.subtract(part, pixels, self.reading)
         return bad
 
     def _read(self, box: Box, out: NDArray[np.float32]) -> int:
@@ -276,6 +279,8 @@ class Stages:
         tile, box = self.tiles.tile(ty, tx), self.tiles.block(ty, tx)
         block = self.floats[block_at // 4 : block_at // 4 + box.size].reshape(box.shape)
         if done == 0:
+            if not self.counts_rss:
+                self.slab.map_in(block_at, 4 * box.size)
             bad = self.load(box, block)
         if runs_bytes == 0:
             return pack(0, 0, bad)
