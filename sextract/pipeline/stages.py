@@ -8,6 +8,7 @@ that each method unpacks.
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -87,9 +88,9 @@ class Plan:
     dims: Mapping[str, tuple[int, ...]]
 
 
-def pack(*values: int | Sequence[int] | NDArray[Any]) -> bytes:
-    """Integers and arrays of integers, one after the other."""
-    return b"".join(np.asarray(v, np.int64).tobytes() for v in values)
+def pack(*values: int) -> bytes:
+    """Integers, one after the other."""
+    return struct.pack(f"<{len(values)}q", *values)
 
 
 def runs_block_bytes(rows: int, nruns: int) -> int:
@@ -446,7 +447,7 @@ class Stages:
                 late = {int(left[i]): row for i, row in need.rows.items()}
                 waiting.update(late)
                 left = np.array([i for i in left if i not in late], np.int64)
-        return pack([v for pair in waiting.items() for v in pair])
+        return pack(*(v for pair in waiting.items() for v in pair))
 
     def _paint(self, sources: NDArray[Any], eaten: NDArray[Any]) -> None:
         """SEGMENTATION: each source's own pixels, and those of what it ate."""
