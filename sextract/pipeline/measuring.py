@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import TileKey
 from sextract.pipeline.sources import SourceTable
-from sextract.pipeline.stages import EATEN, Kind, pack
+from sextract.pipeline.stages import EATEN, Kind, imports_astropy, pack
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
@@ -102,6 +102,8 @@ class Measuring:
     def __init__(self, desk: Desk, table: SourceTable, final_row: Callable[[], int], ending: Callable[[], bool]) -> None:
         self.desk, self.table, self.grid, self.run = desk, table, desk.grid, desk.run
         self._final_row, self._ending = final_row, ending
+        # Of all that might, one worker alone imports astropy.
+        self._affinity = 0 if imports_astropy(self.run.plan, [image.info for image in self.run.images]) else None
         self._batches: deque[Measured] = deque()
         self._attached: deque[Measured] = deque()
         self._complete: deque[Measured] = deque()
@@ -321,7 +323,8 @@ class Measuring:
         if m.open:
             return
         if self.run.plan.table and self.run.shelf is None:
-            self.desk.submit(Kind.TABLE, pack(m.rows.offset, m.nrows), lambda reply: self._completed(m), affinity=0)
+            rows = pack(m.rows.offset, m.nrows)
+            self.desk.submit(Kind.TABLE, rows, lambda reply: self._completed(m), affinity=self._affinity)
         else:
             self._completed(m)
 

@@ -24,10 +24,11 @@ from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
+from sextract.measurement.sky import needs_astropy
 from sextract.measurement.stamps import OWN_AT_ONCE, StampCutter, TileGrid
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
-from sextract.reading.source import ImageSource
+from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
 
 # A source that was eaten: where its fragments are, and the NUMBER of its eater.
@@ -84,6 +85,22 @@ class Plan:
     table: tuple[str, ...]
     row: np.dtype[Any]
     dims: Mapping[str, tuple[int, ...]]
+
+
+def uses_sky(plan: Plan) -> bool:
+    """Whether a column of sky positions is requested."""
+    return any(MEASUREMENTS.get(name).run.__module__ == needs_astropy.__module__ for name in plan.table)
+
+
+def imports_astropy(plan: Plan, infos: Sequence[ImageInfo]) -> bool:
+    """Whether sky positions are requested for which the whole of astropy is imported.
+
+    Raises
+    ------
+    InputError
+        There is no sense in the WCS of one of the headers.
+    """
+    return uses_sky(plan) and any(needs_astropy(info.header) for info in infos)
 
 
 def pack(*values: int | Sequence[int] | NDArray[Any]) -> bytes:
@@ -176,9 +193,12 @@ class Stages:
             sources[name] = value
         arena = np.empty(4 * star.size, np.float32)
         cutter = PlainPixels(star)
-        frame = Frame(side, side, threshold=1.0, analysis_threshold=1.0)
+        header = self.images[0].info.header
+        frame = Frame(side, side, threshold=1.0, analysis_threshold=1.0, header=header)
         batch = Batch(sources, frame, self.settings, dims, cutter, arena)
-        for name in self.plan.batch:
+        # What imports astropy is counted apart, and is one worker's.
+        table = () if imports_astropy(self.plan, [image.info for image in self.images]) else self.plan.table
+        for name in (*self.plan.batch, *table):
             MEASUREMENTS.get(name).run(batch)
         give_back()
         return b""
