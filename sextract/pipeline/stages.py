@@ -25,10 +25,11 @@ from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
+from sextract.measurement.sky import needs_astropy
 from sextract.measurement.stamps import OWN_AT_ONCE, StampCutter, TileGrid
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
-from sextract.reading.source import ImageSource
+from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
 from sextract.report.trace import Trace, Track
 
@@ -88,6 +89,22 @@ class Plan:
     dims: Mapping[str, tuple[int, ...]]
 
 
+def uses_sky(plan: Plan) -> bool:
+    """Whether a column of sky positions is requested."""
+    return any(MEASUREMENTS.get(name).run.__module__ == needs_astropy.__module__ for name in plan.table)
+
+
+def imports_astropy(plan: Plan, infos: Sequence[ImageInfo]) -> bool:
+    """Whether sky positions are requested for which the whole of astropy is imported.
+
+    Raises
+    ------
+    InputError
+        There is no sense in the WCS of one of the headers.
+    """
+    return uses_sky(plan) and any(needs_astropy(info.header) for info in infos)
+
+
 def pack(*values: int) -> bytes:
     """Integers, one after the other."""
     return struct.pack(f"<{len(values)}q", *values)
@@ -141,6 +158,9 @@ class Stages:
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
         self.track = trace.track(slot + 1)
+        # What imports astropy is counted apart, and is one worker's.
+        alone = imports_astropy(plan, [image.info for image in images])
+        self.at_once = () if alone else plan.table
         self.counts_rss = settings.resources.account == "rss"
         self.kept: tuple[BlockRef, ...] = ()
         self.handlers: dict[int, Callable[[bytes], bytes]] = {
@@ -183,9 +203,10 @@ class Stages:
             sources[name] = value
         arena = np.empty(4 * star.size, np.float32)
         cutter = PlainPixels(star)
-        frame = Frame(side, side, threshold=1.0, analysis_threshold=1.0)
+        header = self.images[0].info.header
+        frame = Frame(side, side, threshold=1.0, analysis_threshold=1.0, header=header)
         batch = Batch(sources, frame, self.settings, dims, cutter, arena)
-        for name in self.plan.batch:
+        for name in self.plan.batch + self.at_once:
             MEASUREMENTS.get(name).run(batch)
         give_back()
         return b""
@@ -486,7 +507,7 @@ class Stages:
             sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, ready),
             self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place,
         )  # fmt: skip
-        for name in self.plan.batch:
+        for name in self.plan.batch + self.at_once:
             with self.track(name, sources=len(sources)):
                 MEASUREMENTS.get(name).run(batch)
         for name in self.plan.row.names or ():
