@@ -250,7 +250,7 @@ class Stages:
         return bad
 
     def _read(self, box: Box, out: NDArray[np.float32]) -> int:
-        with self.track("read"):
+        with self.track("read", pixels=box.size):
             return self.image.read_into(box, out, self.reading)
 
     def mesh(self, payload: bytes) -> bytes:
