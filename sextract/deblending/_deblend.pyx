@@ -9,6 +9,7 @@ further up are sources.  Pixels in none of them go to one of them at random with
 hash of extension, x and y (`shared`), so that it depends on the pixel alone.
 """
 
+cimport cython
 from libc.math cimport M_PI, exp
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memmove
@@ -100,6 +101,7 @@ def share_draw(extension, x, y):
     return shared(extension, x, y)
 
 
+@cython.final
 cdef class Deblender:
     """Works through a batch of footprints.
 
