@@ -23,7 +23,7 @@ from sextract.checkimage.checkimage import FRAGMENTS, CheckImages
 from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
-from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
+from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows, reaches_of
 from sextract.measurement.stamps import OWN_AT_ONCE, StampCutter, TileGrid
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
@@ -136,6 +136,7 @@ class Stages:
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
+        self.reaches = reaches_of(plan.batch)
         self.counts_rss = settings.resources.account == "rss"
         self.kept: tuple[BlockRef, ...] = ()
         self.handlers: dict[int, Callable[[bytes], bytes]] = {
@@ -466,7 +467,7 @@ class Stages:
         assert self.frame is not None
         batch = Batch(
             sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, ready),
-            self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place,
+            self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place, reaches=self.reaches,
         )  # fmt: skip
         for name in self.plan.batch:
             MEASUREMENTS.get(name).run(batch)
