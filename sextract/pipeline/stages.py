@@ -24,7 +24,7 @@ from sextract.checkimage.checkimage import FRAGMENTS, CheckImages
 from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
-from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
+from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows, reaches_of
 from sextract.measurement.sky import needs_astropy
 from sextract.measurement.stamps import OWN_AT_ONCE, StampCutter, TileGrid
 from sextract.memory.heap import give_back
@@ -157,6 +157,7 @@ class Stages:
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
+        self.reaches = reaches_of(plan.batch)
         self.track = trace.track(slot + 1)
         # What imports astropy is counted apart, and is one worker's.
         alone = imports_astropy(plan, [image.info for image in images])
@@ -505,7 +506,7 @@ class Stages:
         assert self.frame is not None
         batch = Batch(
             sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, ready),
-            self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place,
+            self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place, reaches=self.reaches,
         )  # fmt: skip
         for name in self.plan.batch + self.at_once:
             with self.track(name, sources=len(sources)):
