@@ -24,8 +24,8 @@ from sextract.pipeline.runs import ENTRY_BYTES
 from sextract.pipeline.stages import READ_BYTES, Plan, held_bytes, imports_astropy, reading_bytes, runs_block_bytes, uses_sky
 from sextract.reading.source import ImageInfo
 
-# A tile is read in one go and stays in a core's cache while it is filtered.
-TILE_BYTES = 2 * MIB
+# A tile: some milliseconds of work.
+TILE_BYTES = 4 * MIB
 # Stamps of a batch, or a footprint's pixels with its tree: more is lent when one is larger.
 SCRATCH_TARGET = 8 * MIB
 # A background cell up to this size is held, a larger one is read three times.
