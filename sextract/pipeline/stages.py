@@ -309,7 +309,7 @@ class Stages:
         assert self.frame is not None
         y, x = tile.y0 - box.y0, tile.x0 - box.x0
         new, full, height = done == 0, False, len(block)
-        # Pixels are filtered while they are in the processor's cache; without room for more runs the rest is loaded all the same.
+        # Pixels are filtered while a cache holds them; without room for more runs the rest is loaded all the same.
         for ya, yb in self._portions(box) if new else ((height, height),):
             if new:
                 bad += self.load(Box(box.y0 + ya, box.x0, box.y0 + yb, box.x1), block[ya:yb])
