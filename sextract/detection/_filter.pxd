@@ -12,6 +12,7 @@ cdef extern from *:
     #else
     #define SX_FILTER_CLONES
     #endif
+    typedef float sx_four __attribute__((vector_size(16)));
     typedef float sx_eight __attribute__((vector_size(32)));
     /* The same wherever floats lie. */
     typedef float sx_near __attribute__((vector_size(32), aligned(4), may_alias));
@@ -42,6 +43,18 @@ cdef extern from *:
                 for (int64_t i = 0; i < kw; i++)
                     sum += taps[j * kw + i] * *(const sx_near *) (src + j * stride + x + i);
             *(sx_near *) (out + x) = sum;
+        }
+        /* The last four may do again what those before have done: the same bits. */
+        for (; n >= 4 && x < n; x += 4) {
+            sx_four sum = {0};
+            x = x < n - 4 ? x : n - 4;
+            for (int64_t j = 0; j < kh; j++)
+                for (int64_t i = 0; i < kw; i++) {
+                    sx_four v;
+                    memcpy(&v, src + j * stride + x + i, sizeof v);
+                    sum += taps[j * kw + i] * v;
+                }
+            memcpy(out + x, &sum, sizeof sum);
         }
         for (; x < n; x++) {
             float sum = 0;

@@ -16,7 +16,6 @@ Set SEXTRACT_DEBUG_POISON=1 to fill blocks with 0xFF (NaN as a float) when they 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import math
@@ -47,8 +46,8 @@ _HEADROOM_SLACK = 1 << 20
 # Growth that may pass between two looks at the headroom, at most.
 _HEADROOM_STALE = 32 << 20
 _POISON = 0xFF
-# From linux/memfd.h and mman.h; Python knows the first, or none.
-_MFD_CLOEXEC, _MFD_NOEXEC_SEAL, _MADV_POPULATE_WRITE = 0x0001, 0x0008, 23
+# From linux/memfd.h; Python knows the first, or neither.
+_MFD_CLOEXEC, _MFD_NOEXEC_SEAL = 0x0001, 0x0008
 
 
 class SlabFull(LimitError):
@@ -422,11 +421,6 @@ class Slab:
     def bytes_view(self, offset: int, nbytes: int) -> memoryview:
         """Writable bytes of the slab."""
         return memoryview(self._map)[offset : offset + nbytes]
-
-    def map_in(self, offset: int, nbytes: int) -> None:
-        """Map reserved pages into this process before they are written: half the cost of a fault each, from Linux 5.14 on."""
-        with contextlib.suppress(OSError):
-            self._map.madvise(_MADV_POPULATE_WRITE, offset // _PAGE * _PAGE, nbytes + offset % _PAGE)
 
     def unmap(self, *kept: BlockRef) -> None:
         """Take the pages out of this process's map, but those of blocks that begin on a page; they keep what is in them.

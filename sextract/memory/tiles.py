@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sextract.memory.slab import Slab, SlabFull
@@ -87,6 +88,8 @@ class TileManager:
 
     def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything else, at the expense of older tiles; whoever gets it frees it in the slab."""
+        with suppress(SlabFull):
+            return self._slab.alloc(nbytes, owner, low)
         if not self.make_room(nbytes, low):
             self._slab.note_refusal(nbytes, [tile.ref for tile in self._tiles.values() if tile.idle], low)
             raise SlabFull(nbytes, self._slab.free_bytes, self._slab.largest_free())

@@ -202,24 +202,6 @@ def test_pages_taken_out_of_the_map_keep_what_is_in_them(slab: Slab) -> None:
     gauge.close()
 
 
-def test_pages_mapped_before_they_are_written(slab: Slab) -> None:
-    refs = [slab.alloc(MIB, "x") for _ in range(2)]
-    slab.view(refs[0], np.uint8)[:] = 5
-    slab.unmap()
-    gauge = Gauge(list)
-    gauge.read(exact=True)
-    before = gauge.mapped()
-    for ref in refs:
-        slab.map_in(ref.offset + 100, MIB - 100)
-    gauge.read(exact=True)
-    # Older kernels don't know how.
-    known = tuple(map(int, os.uname().release.split(".")[:2])) >= (5, 14)
-    assert abs(gauge.mapped() - before - known * 2 * MIB) < MIB // 2
-    assert (slab.view(refs[0], np.uint8) == 5).all()
-    assert slab.allocated == 2 * MIB
-    gauge.close()
-
-
 def test_restrict_before_lending(slab: Slab) -> None:
     low = slab.alloc(MIB, "x", low=True)
     slab.restrict(3 * MIB + 5)
