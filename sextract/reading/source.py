@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,9 +23,6 @@ from sextract.registry import Registry
 
 # Pixel coordinates are 32-bit in the layouts of runs and fragments; pixel indices are 64-bit everywhere.
 LONGEST_SIDE = 2**31 - 1
-
-# Pixels read at a time by who works on them before they leave a core's cache.
-PIECE_BYTES = 1024 * 1024
 
 # Bytes that an opener may look at to recognise its format.
 SNIFFED = 80
@@ -135,15 +132,6 @@ class ImageSource(Protocol):
     def close(self) -> None:
         """Let go of the file in this process; reading again opens it again."""
         ...
-
-
-def pieces(box: Box, tile_rows: int) -> Iterator[Box]:
-    """A box in pieces of about `PIECE_BYTES`, which end where a row of stored tiles does, lest one be decoded twice."""
-    rows, y = max(PIECE_BYTES // (4 * (box.x1 - box.x0)), tile_rows), box.y0
-    while y < box.y1:
-        end = min((y + rows) // tile_rows * tile_rows, box.y1)
-        yield Box(y, box.x0, end, box.x1)
-        y = end
 
 
 @dataclass(frozen=True, slots=True)

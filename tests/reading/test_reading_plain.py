@@ -17,7 +17,6 @@ from sextract.errors import InputError
 from sextract.reading import open_images
 from sextract.reading._convert import convert
 from sextract.reading.scaling import scaling_of
-from sextract.reading.source import PIECE_BYTES, pieces
 from sextract.records import BAD, Box
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,15 +123,6 @@ def test_any_box_with_any_scratch_and_stride(tmp_path_factory, tools, data):
     np.testing.assert_array_equal(whole[: y1 - y0, : x1 - x0], stored[y0:y1, x0:x1])
     assert (whole[y1 - y0 :] == -5).all()
     assert (whole[:, x1 - x0 :] == -5).all()
-
-
-@given(st.integers(0, 300), st.integers(1, 900), st.integers(1, 400_000), st.integers(1, 200))
-def test_pieces_of_a_box_stay_in_the_cache_and_cut_no_stored_tile(y0, rows, width, tile_rows):
-    parts = list(pieces(Box(y0, 7, y0 + rows, 7 + width), tile_rows))
-    assert [p.y0 for p in parts] == [y0, *(p.y1 for p in parts[:-1])] and parts[-1].y1 == y0 + rows
-    for p in parts:
-        assert (p.x0, p.x1) == (7, 7 + width) and (p.y1 % tile_rows == 0 or p is parts[-1])
-        assert 4 * p.size <= PIECE_BYTES or p.y1 - p.y0 <= tile_rows
 
 
 @pytest.mark.parametrize("width", [3000, 20000])
