@@ -144,8 +144,8 @@ class SourceTable:
         assert self._table_ref is not None
         upto = self.count + nsources
         # As bytes: numpy would copy field by field.
-        first = out.offset + room * FRAGMENT.itemsize, self._table_ref.offset + self.count * SOURCE.itemsize
-        self.store.copy(*first, nsources * SOURCE.itemsize)
+        old, new = out.offset + room * FRAGMENT.itemsize, self._table_ref.offset + self.count * SOURCE.itemsize
+        self.store.copy(old, new, nsources * SOURCE.itemsize)
         sources = self._table[self.count : upto]
         sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + kept.offset
         self.detected += nsources
