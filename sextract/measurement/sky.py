@@ -42,6 +42,10 @@ CHUNK_ROWS = 1024
 ASTROPY = ("astropy.units", "astropy.io.fits", "astropy.coordinates", "astropy.wcs")
 # Obliquity of the ecliptic at J2000 (IAU 1976), arcsec.
 OBLIQUITY = 84381.448
+# The galaxy's north pole in J2000 and the longitude there of the celestial one (the IAU's of 1958, precessed); the galactic
+# coordinates of the supergalactic one (de Vaucouleurs).  Degrees, with the digits that astropy has.
+GALACTIC_POLE = 192.8594812065348, 27.12825118085622, 122.9319185680026
+SUPERGALACTIC_POLE = 47.37, 6.32
 J2000 = 2000.0
 ARCSEC_PER_DEG = 3600.0
 
@@ -218,7 +222,7 @@ def needs_astropy(header: str) -> bool:
         Its keywords don't make a WCS.
     """
     axes = _read_alone(header)
-    return axes is None or axes.system in ("GLON", "SLON") or _is_fk4(axes)
+    return axes is None or _is_fk4(axes)
 
 
 @lru_cache(maxsize=2)
@@ -268,17 +272,32 @@ def _input_errors() -> Iterator[None]:
 
 def _to_equatorial(axes: Axes) -> Callable[[Array, Array], tuple[Array, Array]] | None:
     """How coordinates become equatorial, if they aren't."""
-    if axes.system == "ELON":
-        angle = np.deg2rad(OBLIQUITY / ARCSEC_PER_DEG)
-        c, s = np.cos(angle), np.sin(angle)
-        matrix = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-        return lambda lon, lat: rotate(matrix, lon, lat)
-    if axes.system not in ("GLON", "SLON"):
+    matrices = {"ELON": ecliptic, "GLON": galactic, "SLON": supergalactic}
+    if axes.system not in matrices:
         return None
-    import_astropy()
-    from astropy.coordinates import Galactic, Supergalactic
+    matrix = matrices[axes.system]()
+    return lambda lon, lat: rotate(matrix, lon, lat)
 
-    return _through_astropy(Galactic() if axes.system == "GLON" else Supergalactic())
+
+def ecliptic() -> Array:
+    """Rotation (3, 3) from the ecliptic of J2000 to J2000."""
+    angle = np.deg2rad(OBLIQUITY / ARCSEC_PER_DEG)
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def galactic() -> Array:
+    """Rotation (3, 3) from galactic coordinates to J2000."""
+    ra, dec, node = np.deg2rad(GALACTIC_POLE)
+    turn: Array = (_about_z(np.pi - node) @ _about_y(np.pi / 2 - dec) @ _about_z(ra)).T
+    return turn
+
+
+def supergalactic() -> Array:
+    """Rotation (3, 3) from supergalactic coordinates to J2000."""
+    lon, lat = np.deg2rad(SUPERGALACTIC_POLE)
+    turn: Array = (_about_z(np.pi / 2) @ _about_y(np.pi / 2 - lat) @ _about_z(lon)).T
+    return galactic() @ turn
 
 
 def _is_fk4(axes: Axes) -> bool:

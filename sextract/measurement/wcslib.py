@@ -32,10 +32,15 @@ ASTROPYS = "astropy.wcs._wcs"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[DE][+-]?\d+)?"
 PLAIN = re.compile(rf"(?=.{{8}}= )[A-Z0-9_-]+ *= (?: *(?:'(?:[ -&(-~]|'')*'|[TF]|{NUMBER}))? *(?:/[ -~]*)?$")
 COMMENTARY = re.compile("COMMENT|HISTORY")
-# Distortions and coordinates in tables, types that aren't text, and plate solutions: an incomplete one may crash wcslib, which
-# had better happen to a worker.
-UNUSUAL = re.compile(r"(?:CPDIS|CPERR|CQDIS|CQERR|DP|DQ|AMD[XY])\d|CTYPE\d[A-Z]? *=(?! *')|CTYPE\d[A-Z]? *= *'[^']*-TAB")
+# Distortions and coordinates in tables, and types that aren't text.
+UNUSUAL = re.compile(r"(?:CPDIS|CPERR|CQDIS|CQERR|DP|DQ)\d|CTYPE\d[A-Z]? *=(?! *')|CTYPE\d[A-Z]? *= *'[^']*-TAB")
 TYPE = re.compile("CTYPE[12] *=")
+# A plate solution (DSS), and all that one has: an incomplete one may crash wcslib, which had better happen to a worker.
+PLATE_TERM = re.compile(r"AMD[XY]\d+ *=")
+PLATE = {f"AMD{axis}{n}" for axis in "XY" for n in range(1, 21)} | {
+    "CNPIX1", "CNPIX2", "PLTRAH", "PLTRAM", "PLTRAS", "PLTDECSN", "PLTDECD", "PLTDECM", "PLTDECS", "PPO3", "PPO6", "XPIXELSZ",
+    "YPIXELSZ",
+}  # fmt: skip
 SIP_TERM = re.compile(r"[AB]P?_1?\d_1?\d[A-Z]? *=")
 SIP_ORDER = re.compile(r"[AB]P?_ORDER *=")
 # Beside SIP they are for astropy to choose from.
@@ -82,8 +87,9 @@ def read_axes(cards: Sequence[str]) -> Axes | None:
     """
     usual = all(COMMENTARY.match(card) or (PLAIN.match(card) and not UNUSUAL.match(card)) for card in cards)
     types = sorted(card[:6] for card in cards if TYPE.match(card))
+    whole = not any(map(PLATE_TERM.match, cards)) or {card[:8].rstrip() for card in cards} >= PLATE
     # Of two types of an axis astropy goes by the first, wcslib by the last.
-    if not usual or len(types) != len(set(types)) or (compiled := _compiled()) is None:
+    if not usual or not whole or len(types) != len(set(types)) or (compiled := _compiled()) is None:
         return None
     try:
         sip = _read_sip(compiled, cards)
