@@ -65,6 +65,16 @@ from sextract.detection._lutz cimport Component, Label, Piece
 from sextract.memory._held cimport Held, Tile, held_copy, held_whole
 from sextract.records cimport Footprint, Fragment, Run, Source
 
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define sx_fetch(p) __builtin_prefetch(p)
+    #else
+    #define sx_fetch(p)
+    #endif
+    """
+    void sx_fetch(const float *p) noexcept nogil
+
 # What stopped `Deblender.run`.
 DONE, MISSING, SCRATCH, OUTPUT, LARGE = 0, 1, 2, 3, 4
 
@@ -192,6 +202,7 @@ cdef class Deblender:
         cdef int32_t why = 0
         with nogil:
             while i < self.footprints.shape[0]:
+                self._fetch(i + 1)
                 why = 4 if self._large(i) else self._prepare(i)
                 if why == 0 and not self._values(i):
                     why = 1
@@ -347,6 +358,19 @@ cdef class Deblender:
             s.sorted = 1
             self.sources[self.nsources] = s[0]
             self._keep_pieces(self.npieces, f.nfragments)
+
+    cdef void _fetch(self, int64_t i) noexcept nogil:
+        # Have the first pixels of the next footprint's rows on their way from memory.
+        cdef const Footprint *f
+        cdef Tile tile
+        cdef int64_t y
+        if i >= self.footprints.shape[0]:
+            return
+        f = &self.footprints[i]
+        if held_whole(&self.held, f.ymin, f.xmin, f.ymax + 1, f.xmax + 1, &tile):
+            for y in range(f.ymin, min(f.ymax + 1, f.ymin + 32)):
+                sx_fetch(tile.pixels + (y - tile.y0) * tile.cols + f.xmin - tile.x0)
+                sx_fetch(tile.pixels + (y - tile.y0) * tile.cols + f.xmax - tile.x0)
 
     cdef bint _values(self, int64_t i) noexcept nogil:
         # Values out of the tile that has it all, or, strip by strip of what is left of the scratch, out of those that are held;
