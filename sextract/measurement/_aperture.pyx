@@ -18,18 +18,17 @@ cdef extern from *:
         double flux = state[0], area = state[1];
         sx_cover(SX_SIDE, 0, d, p);
         for (int k = 0; k < p->n; k += SX_FOUR) {
-            const sx_singles one = {1, 1, 1, 1};
-            SX_STORE(p->weight + k, one);
-        }
-        sx_trim(d, p);
-        for (int k = 0; k < p->n; k += SX_FOUR) {
-            sx_pixels f;
+            const int left = p->n - k < SX_FOUR ? p->n - k : SX_FOUR;
+            sx_singles value, share;
+            sx_doubles covered, light;
             double v[SX_FOUR], part[SX_FOUR];
-            sx_load_pixels(p, k, &f);
-            SX_STORE(part, f.weight);
-            f.value *= f.weight;
-            SX_STORE(v, f.value);
-            for (int i = 0; i < SX_FOUR; i++) {
+            SX_LOAD(value, p->value + k);
+            sx_share(d, p, k, &share);
+            covered = SX_DOUBLES(share);
+            light = covered * SX_DOUBLES(value);
+            SX_STORE(part, covered);
+            SX_STORE(v, light);
+            for (int i = 0; i < left; i++) {
                 flux += v[i];
                 area += part[i];
             }

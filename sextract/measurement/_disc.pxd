@@ -128,9 +128,12 @@ cdef extern from *:
     SX_INLINE void sx_count_each(
         int side, int closed, const sx_disc *d, const float *dx, float dy, int n, uint8_t *cells
     ) {
+        const float most = dx[0] * dx[0] > dx[n - 1] * dx[n - 1] ? dx[0] * dx[0] : dx[n - 1] * dx[n - 1];
         float y2[SX_LANES];
-        sx_squares(side, dy, y2);
         memset(cells, 0, SX_RUN);
+        if (most + dy * dy <= d->inner2)
+            return;
+        sx_squares(side, dy, y2);
         for (int i = 0; i < n; i++) {
             const float r2 = dx[i] * dx[i] + dy * dy;
             if (r2 > d->inner2 && r2 <= d->outer2)
@@ -220,39 +223,17 @@ cdef extern from *:
             p->dx[at + i] = p->dy[at + i] = p->cells[at + i] = 0;
     }
 
-    /* Weights near the rim are less by the part of the pixel that is out; beyond the last pixel they are 0. */
-    SX_INLINE void sx_trim(const sx_disc *d, sx_part *p) {
+    /* How much of four pixels is in the disc. */
+    SX_INLINE void sx_share(const sx_disc *d, const sx_part *p, int k, sx_singles *share) {
         const sx_singles one = {1, 1, 1, 1};
-        memset(p->weight + p->n, 0, SX_BLOCK * sizeof *p->weight);
-        for (int k = 0; k < p->n; k += SX_FOUR) {
-            const uint8_t *c = p->cells + k;
-            const sx_singles part = {sx_fraction[c[0]], sx_fraction[c[1]], sx_fraction[c[2]], sx_fraction[c[3]]};
-            sx_singles dx, dy, weight;
-            sx_mask rim;
-            SX_LOAD(dx, p->dx + k);
-            SX_LOAD(dy, p->dy + k);
-            SX_LOAD(weight, p->weight + k);
-            rim = dx * dx + dy * dy > d->inner2;
-            weight *= (sx_singles) (((sx_mask) part & rim) | ((sx_mask) one & ~rim));
-            SX_STORE(p->weight + k, weight);
-        }
-    }
-
-    /* What four pixels hold, and where. */
-    typedef struct {
-        sx_doubles weight, value, dx, dy;
-    } sx_pixels;
-
-    SX_INLINE void sx_load_pixels(const sx_part *p, int k, sx_pixels *four) {
-        sx_singles weight, value, dx, dy;
-        SX_LOAD(weight, p->weight + k);
-        SX_LOAD(value, p->value + k);
+        const uint8_t *c = p->cells + k;
+        const sx_singles part = {sx_fraction[c[0]], sx_fraction[c[1]], sx_fraction[c[2]], sx_fraction[c[3]]};
+        sx_singles dx, dy;
+        sx_mask rim;
         SX_LOAD(dx, p->dx + k);
         SX_LOAD(dy, p->dy + k);
-        four->weight = SX_DOUBLES(weight);
-        four->value = SX_DOUBLES(value);
-        four->dx = SX_DOUBLES(dx);
-        four->dy = SX_DOUBLES(dy);
+        rim = dx * dx + dy * dy > d->inner2;
+        *share = (sx_singles) (((sx_mask) part & rim) | ((sx_mask) one & ~rim));
     }
 
     /* Copy n values; up to `whole` where there are as many before `end`, which spares loops of many lengths. */

@@ -108,7 +108,32 @@ cdef extern from *:
             sx_weigh_run(c, (int) (p->x[k] - c->first), far[r], gauss[r], whole, p, at);
             at += p->count[k];
         }
-        sx_trim(d, p);
+        /* Blocks go on beyond the last pixel: there is nothing. */
+        memset(p->weight + p->n, 0, SX_BLOCK * sizeof *p->weight);
+        for (int k = 0; k < p->n; k += SX_FOUR) {
+            sx_singles weight, share;
+            SX_LOAD(weight, p->weight + k);
+            sx_share(d, p, k, &share);
+            weight *= share;
+            SX_STORE(p->weight + k, weight);
+        }
+    }
+
+    /* What four pixels hold, and where. */
+    typedef struct {
+        sx_doubles weight, value, dx, dy;
+    } sx_pixels;
+
+    SX_INLINE void sx_load_pixels(const sx_part *p, int k, sx_pixels *four) {
+        sx_singles weight, value, dx, dy;
+        SX_LOAD(weight, p->weight + k);
+        SX_LOAD(value, p->value + k);
+        SX_LOAD(dx, p->dx + k);
+        SX_LOAD(dy, p->dy + k);
+        four->weight = SX_DOUBLES(weight);
+        four->value = SX_DOUBLES(value);
+        four->dx = SX_DOUBLES(dx);
+        four->dy = SX_DOUBLES(dy);
     }
 
     /* Sums are in the order of the pixels, whatever vectors the products are made with.  Here those that move the centre: flux,
