@@ -232,7 +232,7 @@ class Bench:
     def facts(self) -> dict[str, str]:
         """What the measurements depend on."""
         return {
-            "code": code_digest() + digest(Path(PEERS), Path(__file__)),
+            "code": code_digest() + digest(Path(PEERS), Path(__file__), Path(trace_model.__file__)),
             "columns": " ".join((self.folder / "bench.param").read_text().split()),
             "limit": self.args.mem_limit,
             "versions": ", ".join(f"{LABELS[name]} {version}" for name, version in self.versions.items()),

@@ -248,7 +248,8 @@ class Results:
         if run is None:
             return ""
         head = [f"`--mem-limit {self.made['facts']['limit']}` for {shown(run['field'], run['size'])}", "workers", "tiles"]
-        return table(head, [[count(int(n)), plan.get("workers", ""), plan.get("tiles", "")] for n, plan in run["plans"].items()])
+        rows = [[count(int(n)), plan.get("workers", ""), plan.get("tiles", "")] for n, plan in run["plans"].items()]
+        return table(head, rows)
 
 
 def pairs(theirs: Sequence[Run], ours: Sequence[Run], what: str) -> list[float]:
