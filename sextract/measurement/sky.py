@@ -17,7 +17,8 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -28,18 +29,23 @@ from numpy.typing import NDArray
 
 from sextract.errors import InputError
 from sextract.measurement.measure import Batch, measurement
+from sextract.measurement.wcslib import Axes, read_axes
 from sextract.memory.heap import give_back
 from sextract.records import Column
 
 Array = NDArray[Any]
 
 CARD = 80
-# astropy makes a dozen arrays of what it is given: this keeps each under 64 KiB.
-CHUNK_ROWS = 2048
+# wcslib takes 56 bytes a row, astropy makes a dozen arrays: this keeps each under 64 KiB.
+CHUNK_ROWS = 1024
 # Parts of astropy that take about as much each to import.
 ASTROPY = ("astropy.units", "astropy.io.fits", "astropy.coordinates", "astropy.wcs")
 # Obliquity of the ecliptic at J2000 (IAU 1976), arcsec.
 OBLIQUITY = 84381.448
+# The galaxy's north pole in J2000 and the longitude there of the celestial one (the IAU's of 1958, precessed); the galactic
+# coordinates of the supergalactic one (de Vaucouleurs).  Degrees, with the digits that astropy has.
+GALACTIC_POLE = 192.8594812065348, 27.12825118085622, 122.9319185680026
+SUPERGALACTIC_POLE = 47.37, 6.32
 J2000 = 2000.0
 ARCSEC_PER_DEG = 3600.0
 
@@ -206,6 +212,19 @@ def import_astropy() -> None:
             give_back()
 
 
+@lru_cache(maxsize=64)
+def needs_astropy(header: str) -> bool:
+    """Whether astropy itself is imported for a header, which takes time and memory, or its wcslib alone will do.
+
+    Raises
+    ------
+    InputError
+        Its keywords don't make a WCS.
+    """
+    axes = _read_alone(header)
+    return axes is None or _is_fk4(axes)
+
+
 @lru_cache(maxsize=2)
 def read_sky(header: str) -> Sky:
     """The WCS of a header.
@@ -215,56 +234,86 @@ def read_sky(header: str) -> Sky:
     InputError
         Its keywords don't make a WCS.
     """
+    axes = _read_alone(header) or _read_by_astropy(header)
+    return Sky(axes.world, axes.longitude, _to_equatorial(axes), _to_j2000(axes))
+
+
+def _read_alone(header: str) -> Axes | None:
+    """The WCS by wcslib alone; None if astropy is needed."""
+    with _input_errors():
+        return read_axes(wcs_cards(header))
+
+
+def _read_by_astropy(header: str) -> Axes:
+    """The WCS by astropy.wcs, which mends old keywords on the way; what it can't mend is an error."""
     import_astropy()
     from astropy.io.fits import Header
     from astropy.wcs import WCS
 
-    with warnings.catch_warnings():
-        # Old keywords that astropy mends on the way; what it can't mend is an error.
+    with warnings.catch_warnings(), _input_errors():
         warnings.simplefilter("ignore")
-        try:
-            wcs = WCS(Header.fromstring("".join(wcs_cards(header))), naxis=2)
-            wcs.wcs.set()
-        except Exception as exc:
-            reason = str(exc).strip().splitlines()[-1:] or [type(exc).__name__]
-            raise InputError(
-                f"the header's WCS can't be used: {reason[0]}; mend its keywords (CTYPE, CRVAL, CD, PV) or ask for no "
-                "sky coordinates"
-            ) from exc
-
-    def world(x: Array, y: Array) -> Array:
-        return np.column_stack(wcs.all_pix2world(x, y, 1))
-
-    if not wcs.has_celestial:
-        return Sky(world, -1)
-    system = wcs.wcs.ctype[wcs.wcs.lng][:4]
-    return Sky(world, wcs.wcs.lng, _to_equatorial(system), _to_j2000(system, wcs.wcs.radesys, wcs.wcs.equinox))
+        wcs = WCS(Header.fromstring("".join(wcs_cards(header))), naxis=2)
+        wcs.wcs.set()
+        return Axes.of(wcs.wcs, lambda x, y: np.column_stack(wcs.all_pix2world(x, y, 1)))
 
 
-def _to_equatorial(system: str) -> Callable[[Array, Array], tuple[Array, Array]] | None:
-    """How coordinates of a system, ``GLON`` and so on, become equatorial."""
-    from astropy.coordinates import Galactic, Supergalactic
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """What is wrong with a WCS, as an error that says what to do."""
+    try:
+        yield
+    except Exception as exc:
+        reason = str(exc).strip().splitlines()[-1:] or [type(exc).__name__]
+        raise InputError(
+            f"the header's WCS can't be used: {reason[0]}; mend its keywords (CTYPE, CRVAL, CD, PV) or ask for no "
+            "sky coordinates"
+        ) from exc
 
-    if system == "ELON":
-        angle = np.deg2rad(OBLIQUITY / ARCSEC_PER_DEG)
-        c, s = np.cos(angle), np.sin(angle)
-        matrix = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-        return lambda lon, lat: rotate(matrix, lon, lat)
-    frames = {"GLON": Galactic, "SLON": Supergalactic}
-    return _through_astropy(frames[system]()) if system in frames else None
 
-
-def _to_j2000(system: str, radesys: str, equinox: float) -> Callable[[Array, Array], tuple[Array, Array]] | None:
-    """How equatorial coordinates of that reference system and equinox become J2000; ICRS is taken for it."""
-    from astropy.coordinates import FK4
-
-    if system != "RA--" or radesys not in ("FK4", "FK4-NO-E", "FK5") or not np.isfinite(equinox):
+def _to_equatorial(axes: Axes) -> Callable[[Array, Array], tuple[Array, Array]] | None:
+    """How coordinates become equatorial, if they aren't."""
+    matrices = {"ELON": ecliptic, "GLON": galactic, "SLON": supergalactic}
+    if axes.system not in matrices:
         return None
-    if radesys != "FK5":
-        return _through_astropy(FK4(equinox=f"B{equinox}"))
-    if equinox == J2000:
+    matrix = matrices[axes.system]()
+    return lambda lon, lat: rotate(matrix, lon, lat)
+
+
+def ecliptic() -> Array:
+    """Rotation (3, 3) from the ecliptic of J2000 to J2000."""
+    angle = np.deg2rad(OBLIQUITY / ARCSEC_PER_DEG)
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def galactic() -> Array:
+    """Rotation (3, 3) from galactic coordinates to J2000."""
+    ra, dec, node = np.deg2rad(GALACTIC_POLE)
+    turn: Array = (_about_z(np.pi - node) @ _about_y(np.pi / 2 - dec) @ _about_z(ra)).T
+    return turn
+
+
+def supergalactic() -> Array:
+    """Rotation (3, 3) from supergalactic coordinates to J2000."""
+    lon, lat = np.deg2rad(SUPERGALACTIC_POLE)
+    turn: Array = (_about_z(np.pi / 2) @ _about_y(np.pi / 2 - lat) @ _about_z(lon)).T
+    return galactic() @ turn
+
+
+def _is_fk4(axes: Axes) -> bool:
+    return axes.system == "RA--" and axes.radesys in ("FK4", "FK4-NO-E") and bool(np.isfinite(axes.equinox))
+
+
+def _to_j2000(axes: Axes) -> Callable[[Array, Array], tuple[Array, Array]] | None:
+    """How equatorial coordinates of a reference system and equinox become J2000; ICRS is taken for it."""
+    if _is_fk4(axes):
+        import_astropy()
+        from astropy.coordinates import FK4
+
+        return _through_astropy(FK4(equinox=f"B{axes.equinox}"))
+    if axes.system != "RA--" or axes.radesys != "FK5" or not np.isfinite(axes.equinox) or axes.equinox == J2000:
         return None
-    matrix = precession(equinox)
+    matrix = precession(axes.equinox)
     return lambda lon, lat: rotate(matrix, lon, lat)
 
 

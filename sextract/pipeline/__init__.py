@@ -31,9 +31,9 @@ from sextract.memory.timeline import Recorder
 from sextract.pipeline.estimate import Estimate, estimate
 from sextract.pipeline.extraction import Extraction
 from sextract.pipeline.facts import MemoryOutputs, memory_outputs, outcome, run_facts
-from sextract.pipeline.layout import Base, Fit, Layout, fit, try_fit, uses_sky
+from sextract.pipeline.layout import Base, Fit, Layout, fit, try_fit
 from sextract.pipeline.plan import Run, families, output_columns
-from sextract.pipeline.stages import Kind, Plan, Stages
+from sextract.pipeline.stages import Kind, Plan, Stages, uses_sky
 from sextract.reading.source import ImageInfo, ImageSource, open_images
 from sextract.report.files import open_reports
 from sextract.report.trace import Trace, open_trace

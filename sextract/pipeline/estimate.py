@@ -18,9 +18,9 @@ from sextract.config.settings import Settings
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, size_text
 from sextract.pipeline.facts import memory_outputs
-from sextract.pipeline.layout import Fit, Layout, fit, smallest_limit, uses_sky
+from sextract.pipeline.layout import Fit, Layout, fit, smallest_limit
 from sextract.pipeline.plan import families
-from sextract.pipeline.stages import Plan
+from sextract.pipeline.stages import Plan, imports_astropy
 from sextract.reading.source import ImageInfo, open_images
 
 # Of a run on one core of 2024: to start, to import astropy, and per million pixels with some 500 sources, read twice.
@@ -180,6 +180,6 @@ def _filled(layout: Layout, info: ImageInfo, settings: Settings, workers: int) -
 def _seconds(fitted: Fit, infos: Sequence[ImageInfo], plan: Plan) -> float:
     """Elapsed seconds, very roughly: they depend on sources, columns, disk and machine."""
     at_once = max(min(fitted.workers, default_workers().value), 1)
-    importing = ASTROPY_SECONDS * uses_sky(plan)
+    importing = ASTROPY_SECONDS * imports_astropy(plan, infos)
     work = importing + SECONDS_PER_MPIXEL * sum(info.width * info.height for info in infos) / 1e6
     return START_SECONDS + max(work / at_once, importing)

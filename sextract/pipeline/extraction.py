@@ -22,7 +22,7 @@ from sextract.detection import _components
 from sextract.errors import InputError, LimitError
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import Lease, TileKey
-from sextract.pipeline.layout import Layout, first_runs
+from sextract.pipeline.layout import SCRATCH_TARGET, Layout, first_runs
 from sextract.pipeline.measuring import Measuring
 from sextract.pipeline.plan import Run
 from sextract.pipeline.sources import SourceTable
@@ -30,9 +30,12 @@ from sextract.pipeline.stages import Kind, Setup, pack, runs_block_bytes, runs_v
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 
-# A task of some ten milliseconds.
-FOOTPRINTS_PER_TASK = 384
-PIXELS_PER_TASK = 120_000
+# A task of some ten milliseconds, where scratch has its usual size, and the least where it is smaller.
+FOOTPRINTS_PER_TASK, FEWEST_FOOTPRINTS = 1024, 192
+PIXELS_PER_TASK, FEWEST_PIXELS = 320_000, 60_000
+
+# How many tasks each worker gets of the footprints that are left when the scan has ended.
+LAST_SHARES = 3
 
 # Of a giant that lies on disk.
 FRAGMENTS_AT_ONCE = 65536
@@ -99,6 +102,9 @@ class Extraction:
         self.desk = Desk(run, extension, layout)
         self.slab, self.tiles, self.info = run.slab, run.tiles, self.desk.info
         self.bad = 0
+        share = min(layout.scratch_bytes / SCRATCH_TARGET, 1.0)
+        self.most_footprints = max(int(share * FOOTPRINTS_PER_TASK), FEWEST_FOOTPRINTS)
+        self.most_pixels = max(int(share * PIXELS_PER_TASK), FEWEST_PIXELS)
 
     # Background
 
@@ -180,7 +186,7 @@ class Extraction:
     def _begin(self) -> None:
         g = self.grid
         self.bands: dict[int, Band] = {}
-        self.next_tile = self.next_band = 0
+        self.next_tile = self.next_band = self.passed_tiles = 0
         labels = self.desk.keep(2 * (g.width // 2 + 2) * _components.LABEL_BYTES, "components")
         npieces, ncomponents = self.layout.pool
         self.pieces = [self.desk.alloc(npieces * _components.PIECE_BYTES, "components")]
@@ -230,10 +236,9 @@ class Extraction:
     def _advance(self) -> bool:
         """Submit what can be; whether anything moved."""
         moved = False
-        while self.desk.backend.idle_slots() > 0:
-            if not (self.measuring.submit() or self._submit_blend() or self._submit_scan()):
-                break
-            moved = True
+        for submit in (self._submit_large, self.measuring.submit, self._submit_blend, self._submit_scan):
+            while self.desk.backend.idle_slots() > 0 and submit():
+                moved = True
         return moved
 
     def _submit_scan(self) -> bool:
@@ -247,8 +252,7 @@ class Extraction:
             runs = self.desk.alloc_for_task(runs_block_bytes(g.rows, first_runs(rows, columns)), "runs")
         except SlabFull:
             return False
-        # Pages that were touched before cost less than fresh ones.
-        self.tiles.forget_oldest(lambda old: g.tile(*old[1:]).y1 <= self.measuring.first_row - BEHIND_ROWS)
+        self._forget_passed()
         block = self.desk.reserve_tile(key)
         if block is None:
             self.slab.free(runs)
@@ -257,6 +261,16 @@ class Extraction:
         self.next_tile += 1
         self.bands.setdefault(ty, Band([None] * g.across, [0] * g.across, g.across))
         return True
+
+    def _forget_passed(self) -> None:
+        """Give up a tile that is hardly looked at any more: pages that were touched before cost less than fresh ones."""
+        while self.passed_tiles < self.next_tile:
+            ty, tx = divmod(self.passed_tiles, self.grid.across)
+            if self.grid.tile(ty, tx).y1 > self.measuring.first_row - BEHIND_ROWS:
+                return
+            self.passed_tiles += 1
+            if self.tiles.forget((self.desk.extension, ty, tx)):
+                return
 
     def _crowded(self) -> bool:
         """Whether what waits for its turn fills half of the slab, so that the scan had better wait as well."""
@@ -341,8 +355,11 @@ class Extraction:
 
     def _drain(self, everything: bool) -> None:
         """Make batches of closed footprints."""
-        while self.components.waiting[0] and (everything or self.components.waiting[0] >= FOOTPRINTS_PER_TASK):
-            n, pieces, pixels = self.components.next_closed(PIXELS_PER_TASK, FOOTPRINTS_PER_TASK, 1 << 20)
+        most = self.most_footprints
+        if self.scanned:
+            most = min(max(self.components.waiting[0] // (LAST_SHARES * self.desk.backend.workers), FEWEST_FOOTPRINTS), most)
+        while self.components.waiting[0] and (everything or self.components.waiting[0] >= most):
+            n, pieces, pixels = self.components.next_closed(self.most_pixels, most, 1 << 20)
             ref = self.desk.alloc(n * FOOTPRINT.itemsize + pieces * FRAGMENT.itemsize, "footprints")
             footprints = self.desk.view(ref, FOOTPRINT, n)
             fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
@@ -351,16 +368,24 @@ class Extraction:
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)
-            self.parts.append((blend, Part(0, n)))
+            if pixels > self.most_pixels:
+                # One large footprint takes long, and CLEAN waits for it: it goes first.
+                self.parts.appendleft((blend, Part(0, n)))
+            else:
+                self.parts.append((blend, Part(0, n)))
+
+    def _submit_large(self) -> bool:
+        return bool(self.parts) and self.parts[0][0].npix > self.most_pixels and self._submit_blend()
 
     def _submit_blend(self) -> bool:
         if not self.parts and self.components.waiting[0] and not self.desk.busy:
             self._drain(True)
-        if not self.parts:
+        # Giants are taken one at a time, and nobody else waits for them.
+        giants_wait = self.giant is not None
+        place = next((k for k, (_, part) in enumerate(self.parts) if not (giants_wait and part.scratch_bytes)), -1)
+        if place < 0:
             return False
-        b, part = self.parts[0]
-        if part.scratch_bytes and self.giant is not None:
-            return False
+        b, part = self.parts[place]
         # Twice a fragment is what blends of usual fields come to; of a giant it would be much.
         usual = min(2 * b.nfrag + b.npix // 6, b.nfrag + FRAGMENTS_AT_ONCE) + 64
         pieces = max(usual, part.pieces) // 2 * 2 + 2
@@ -374,7 +399,7 @@ class Extraction:
         except SlabFull:
             self.slab.free(out)
             return False
-        self.parts.popleft()
+        del self.parts[place]
         self.giant = scratch if part.scratch_bytes else self.giant
         lease = self.desk.pin(b.rows[0] - self.grid.halo_y, b.rows[1] + self.grid.halo_y)
         head = pack(

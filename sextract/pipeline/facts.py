@@ -19,8 +19,7 @@ from sextract.catalogue.writer import RunFacts, is_standard_output
 from sextract.config.machine import memory_filesystem
 from sextract.config.settings import Settings
 from sextract.memory.budget import size_text
-from sextract.pipeline.layout import uses_sky
-from sextract.pipeline.stages import Plan
+from sextract.pipeline.stages import Plan, uses_sky
 from sextract.reading.header import card_value
 from sextract.reading.source import ImageInfo
 

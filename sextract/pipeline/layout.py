@@ -17,17 +17,16 @@ from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _components
 from sextract.errors import LimitError
-from sextract.measurement.measure import MEASUREMENTS
-from sextract.measurement.sky import lacks_celestial
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, Budget, size_text
 from sextract.memory.timeline import VALUES, timeline_bytes
 from sextract.pipeline.runs import ENTRY_BYTES
-from sextract.pipeline.stages import READ_BYTES, Plan, held_bytes, reading_bytes, runs_block_bytes
+from sextract.pipeline.stages import READ_BYTES, Plan, held_bytes, imports_astropy, reading_bytes, runs_block_bytes, uses_sky
 from sextract.reading.source import ImageInfo
 
-# A tile is read in one go and stays in a core's cache while it is filtered.
-TILE_BYTES = 2 * MIB
+# A tile: some milliseconds of work.
+TILE_BYTES = 8 * MIB
+LEAST_TILES, LEAST_TILE_BYTES = 4, MIB
 # Stamps of a batch, or a footprint's pixels with its tree: more is lent when one is larger.
 SCRATCH_TARGET = 8 * MIB
 # A background cell up to this size is held, a larger one is read three times.
@@ -51,8 +50,9 @@ PARENT_RSS, WORKER_RSS, SERIAL_RSS = (round(x * MIB) for x in (63.5, 28.5, 39.0)
 # Where the sum of Rss counts, this process takes pages of the slab out of its map when there are so many in it, and may touch
 # as many more until it looks again.
 PARENT_MAPPED_BYTES = 4 * MIB
-# What astropy.wcs takes in the one worker that imports it, measured with astropy 8.
-ASTROPY_BYTES = 42 * MIB
+# What sky positions take: astropy.wcs in the one worker that imports it, measured with astropy 8; its wcslib alone in each
+# worker, and as much twice for what they share of it.
+ASTROPY_BYTES, WCSLIB_BYTES = 42 * MIB, MIB // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,9 @@ def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: i
     if forced is not None:
         rows, columns = (n if n > 0 else side for n, side in zip(forced, (info.height, info.width), strict=True))
         return min(rows, info.height), min(columns, info.width)
-    most = min(TILE_BYTES, max(slab_bytes // (24 * workers), 64 * 1024))
+    # Each worker gets several, of a small image as well.
+    share = max(4 * info.width * info.height // (LEAST_TILES * workers), LEAST_TILE_BYTES)
+    most = min(TILE_BYTES, share, max(slab_bytes // (24 * workers), 64 * 1024))
     columns = info.width
     rows = max(most // (4 * columns), 1)
     if rows < 16:
@@ -252,11 +254,6 @@ def checkimage_pages(settings: Settings, infos: Sequence[ImageInfo]) -> int:
     return sum(min(CHECKIMAGE_PAGES, largest) for kind, _ in settings.output.checkimages if kind != "NONE")
 
 
-def uses_sky(plan: Plan) -> bool:
-    """Whether a column of sky positions is requested, for which astropy is imported whatever the header has."""
-    return any(MEASUREMENTS.get(name).run.__module__ == lacks_celestial.__module__ for name in plan.table)
-
-
 def try_fit(
     limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = Base()
 ) -> Fit:
@@ -271,9 +268,11 @@ def try_fit(
     measured : Base
         As measured, if it was; what is predicted counts if it is more.
     """
-    decoding, sky = decoding_bytes(workers, infos), ASTROPY_BYTES * uses_sky(plan)
-    base = max(base_bytes(workers, infos), measured.pss + decoding if measured.pss else 0)
-    rss = max(base_rss(workers, infos), measured.rss + decoding) if settings.resources.account == "rss" else 0
+    astropy = ASTROPY_BYTES * imports_astropy(plan, infos)
+    wcslib = WCSLIB_BYTES * (workers + 2) * (uses_sky(plan) and not astropy)
+    decoding = decoding_bytes(workers, infos)
+    base = max(base_bytes(workers, infos) + wcslib, measured.pss + decoding if measured.pss else 0)
+    rss = max(base_rss(workers, infos) + wcslib, measured.rss + decoding) if settings.resources.account == "rss" else 0
     others = max(workers - 1, 0)
 
     pages = checkimage_pages(settings, infos)
@@ -286,12 +285,12 @@ def try_fit(
         return Fit(whole, workers, tuple(lay_out(info, settings, workers, whole.slab) for info in infos), late)
 
     processes = workers + 2 if workers else 1
-    fitted = split(budget(processes, more=sky))
+    fitted = split(budget(processes, more=astropy))
     tiles = min(ASTROPY_BYTES, 4 * max(info.width * info.height for info in infos))
     roomy = fitted.fits and fitted.budget.slab - fitted.need_bytes >= tiles
-    if roomy or not sky or (workers == 0 and len(infos) > 1):
+    if roomy or not astropy or (workers == 0 and len(infos) > 1):
         return fitted
-    late = split(budget(processes), budget(min(processes, 3), others, sky))
+    late = split(budget(processes), budget(min(processes, 3), others, astropy))
     return late if late.fits else fitted
 
 

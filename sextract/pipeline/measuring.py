@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import TileKey
 from sextract.pipeline.sources import SourceTable
-from sextract.pipeline.stages import EATEN, Kind, pack
+from sextract.pipeline.stages import EATEN, Kind, imports_astropy, pack
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
@@ -78,7 +78,8 @@ class Aside:
 class Measured:
     """A batch of sources at absolute places [first, last) of the table, and the rows they will have.
 
-    `open` counts what is still to be measured, `attached` tasks that use fragments of the table.
+    `open` counts what is still to be measured, `attached` tasks that use fragments of the table; `crashed`: the row of a source
+    that wasn't measured lacks the columns that follow from it.
     """
 
     first: int
@@ -88,6 +89,7 @@ class Measured:
     row: int
     open: int = 0
     attached: int = 0
+    crashed: bool = False
     done: bool = False
     written: bool = False
 
@@ -115,6 +117,8 @@ class Measuring:
     def __init__(self, desk: Desk, table: SourceTable, final_row: Callable[[], int], ending: Callable[[], bool]) -> None:
         self.desk, self.table, self.grid, self.run = desk, table, desk.grid, desk.run
         self._final_row, self._ending = final_row, ending
+        # Of all that might, one worker alone imports astropy; without it these columns are done with the others.
+        self._tables = imports_astropy(self.run.plan, [image.info for image in self.run.images])
         self._batches: deque[Measured] = deque()
         self._attached: deque[Measured] = deque()
         self._complete: deque[Measured] = deque()
@@ -309,6 +313,7 @@ class Measuring:
         def crashed(died: str) -> None:
             if n == 1:
                 self._fill_row(m, sources[0], some.place[0], died)
+                m.crashed = True
             else:
                 self._set_aside(m, Some(sources, np.arange(n), some.place))
             give_back()
@@ -343,7 +348,7 @@ class Measuring:
         """When all sources of a batch are measured: the columns that follow from the row."""
         if m.open:
             return
-        if self.run.plan.table and self.run.shelf is None:
+        if self.run.shelf is None and (self._tables or (m.crashed and self.run.plan.table)):
             self.desk.submit(Kind.TABLE, pack(m.rows.offset, m.nrows), lambda reply: self._completed(m), affinity=0)
         else:
             self._completed(m)

@@ -106,7 +106,7 @@ class Desk:
 
     def drop(self) -> None:
         """Let go of what this process has touched behind the slab; it is written by the next `settle`."""
-        if self.slab.overflow is not None:
+        if self.slab.overflow is not None and self.slab.overflow.used:
             self.slab.overflow.drop()
 
     def settle(self) -> None:
@@ -139,7 +139,7 @@ class Desk:
     def tile_pairs(self, lease: Lease) -> bytes:
         """Index and place of the tiles of a lease, for a task."""
         across = self.grid.across
-        return pack([v for (_, ty, tx), ref in lease.refs.items() for v in (ty * across + tx, ref.offset)])
+        return pack(*(v for (_, ty, tx), ref in lease.refs.items() for v in (ty * across + tx, ref.offset)))
 
     def reserve_tile(self, key: TileKey) -> BlockRef | None:
         """A block for a tile about to be loaded; None if there is no room."""

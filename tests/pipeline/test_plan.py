@@ -19,7 +19,7 @@ from sextract.config.settings import (
     ResourceSettings,
     Settings,
 )
-from sextract.errors import LimitError
+from sextract.errors import InputError, LimitError
 from sextract.memory.budget import MIB
 from sextract.memory.timeline import VALUES, timeline_bytes
 from sextract.pipeline.layout import Base, base_bytes, fit, lay_out, smallest_limit, try_fit
@@ -32,6 +32,7 @@ SETTINGS = Settings(detection=DetectionSettings(kernel=KERNEL))
 PLAN = Plan((), (), np.dtype("f4"), {})
 SKY = Plan((), ("sky",), np.dtype("f4"), {})
 CELESTIAL = "".join(f"{key:8}= '{value}'".ljust(80) for key, value in [("CTYPE1", "RA---TAN"), ("CTYPE2", "DEC--TAN")])
+GALACTIC = CELESTIAL.replace("RA---", "GLON-").replace("DEC--", "GLAT-")
 LIMIT_EXIT = 5
 
 
@@ -108,8 +109,7 @@ def test_what_cfitsio_will_take_is_part_of_the_base() -> None:
 
 
 def test_astropy_counts_where_there_is_room_and_comes_late_where_there_is_none() -> None:
-    # Whatever the header has: astropy tells coordinates that aren't celestial, too.
-    image = info(100, 100)
+    image = info(100, 100, header=GALACTIC)
     roomy = try_fit(512 * MIB, 2, [image], SETTINGS, SKY)
     assert roomy.late is None
     assert roomy.budget.base > try_fit(512 * MIB, 2, [image], SETTINGS, PLAN).budget.base + 30 * MIB
@@ -122,6 +122,25 @@ def test_astropy_counts_where_there_is_room_and_comes_late_where_there_is_none()
     # One process can't get rid of astropy before a second extension.
     assert try_fit(80 * MIB, 0, [image], SETTINGS, SKY).late is not None
     assert try_fit(80 * MIB, 0, [image, image], SETTINGS, SKY).late is None
+
+
+@pytest.mark.parametrize("header", ["", CELESTIAL])
+def test_sky_positions_take_little_where_wcslib_alone_will_do(header: str) -> None:
+    image = info(8192, 8192, header=header)
+    for workers in (0, 2, 16):
+        found, without = (try_fit(512 * MIB, workers, [image], SETTINGS, plan) for plan in (SKY, PLAN))
+        assert found.late is None
+        assert 0 < found.budget.base - without.budget.base <= (workers + 2) * MIB // 4
+    # One image of several is enough.
+    both = [image, info(100, 100, header=GALACTIC)]
+    assert try_fit(512 * MIB, 2, both, SETTINGS, SKY).budget.base > 30 * MIB + found.budget.base - 14 * 6 * MIB
+
+
+def test_a_wcs_without_sense_is_refused_if_sky_positions_are_asked_for() -> None:
+    image = info(100, 100, header=CELESTIAL.replace("DEC--TAN", "LINEAR  "))
+    assert try_fit(512 * MIB, 2, [image], SETTINGS, PLAN).fits
+    with pytest.raises(InputError, match="WCS"):
+        try_fit(512 * MIB, 2, [image], SETTINGS, SKY)
 
 
 def test_a_base_that_was_measured_counts_if_it_is_more() -> None:
