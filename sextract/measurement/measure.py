@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sextract.config.settings import PhotometrySettings, Settings
+from sextract.dataclass import dataclass, field
 from sextract.measurement import _stamps
 from sextract.records import Box, Column, Frame
 from sextract.registry import Registry
@@ -163,7 +163,7 @@ def family_of(column: str) -> Measurement | None:
     return next((m for m in families if any(c.name == column for c in m.columns)), None)
 
 
-@dataclass
+@dataclass()
 class Batch:
     """Some sources, and all a measurement may know of them.
 
