@@ -44,7 +44,8 @@ sextract -h            all options
 
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = (
-    "-c", "-o", "--mem-limit", "--account", "--mem-report", "--workers", "--tile-shape", "--provenance", "--scratch",
+    "-c", "-o", "--mem-limit", "--account", "--mem-report", "--profile", "--workers", "--tile-shape", "--provenance",
+    "--scratch",
 )  # fmt: skip
 _BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
@@ -171,6 +172,7 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         scratch_dir=args.scratch,
         account=args.account,
         mem_report=tuple(args.mem_report),
+        profile=args.profile,
         tile_shape=args.tile_shape,
         provenance=args.provenance,
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
@@ -226,7 +228,7 @@ def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, est
 
 def _check_batch(images: Sequence[str], config: Configuration) -> None:
     """Refuse a batch in which two images write to one file."""
-    from sextract.config.resolve import catalogue_of, checkimages_of, reports_of
+    from sextract.config.resolve import catalogue_of, checkimages_of, profile_of, reports_of
 
     owner: dict[str, str] = {}
     for image in images:
@@ -234,6 +236,7 @@ def _check_batch(images: Sequence[str], config: Configuration) -> None:
         files = [("CATALOG_NAME", name)] if kind != "NONE" else []
         files += [("CHECKIMAGE_NAME", file) for _, file in checkimages_of(image, config)]
         files += [("--mem-report", file) for file in reports_of(image, config)]
+        files += [("--profile", file) for file in (profile_of(image, config),) if file]
         for keyword, file in files:
             other = owner.setdefault(os.path.abspath(file), image)
             if other is not image:
@@ -259,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mem-limit", metavar="SIZE", help="memory of all processes together (else the machine's limits)")
     add("--account", choices=("pss", "rss"), help="what counts: pss, shared memory once; rss, once for each process")
     add("--mem-report", action="append", default=[], metavar="FILE", help="memory over time: .html, .png, .json or .csv")
+    add("--profile", metavar="FILE", help="what each process did when: a trace for Perfetto or chrome://tracing")
     add("--workers", type=_count, metavar="N", help="worker processes; 0: all in one process (else one a CPU)")
     add("--batch", action="store_true", help="the images are separate runs")
     add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")

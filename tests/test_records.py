@@ -42,7 +42,7 @@ def test_a_kernel_refuses_another_layout() -> None:
     other = np.dtype([(n, "<f8" if n == "a" else SOURCE[n]) for n in SOURCE.names or ()], align=True)
     cleaner = _clean.Cleaner(1.0, True, 9, 1, 9, 9, np.zeros(8, np.int32), np.zeros(8, np.int32))
     with pytest.raises(ValueError, match="mismatch"):
-        cleaner.attach(np.zeros(3, other), np.zeros(3, np.int32), 0)
+        cleaner.attach(np.zeros(3, other), np.zeros(3 * _clean.ENTRY_BYTES, np.uint8), 0)
 
 
 def test_a_bad_pixel_is_bad_whatever_rounding_does() -> None:

@@ -6,13 +6,112 @@
 # Sums run pixel by pixel in double precision, in the order given; what is kept in float32 decides bits of the answer.
 from libc.math cimport INFINITY, fabs, sqrt
 from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.string cimport memset
 
-cdef enum:
-    MAX_LEVELS = 4096
-    # Levels whose pixels are counted together, to find the median's neighbourhood.
-    BLOCK = 64
-    BLOCKS = 64
-    TOGETHER = 4
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+
+    /* For AVX2 too where the machine has it: without fused operations, so that the bits are the same. */
+    #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+    #define SX_CELL_CLONES __attribute__((target_clones("avx2", "default")))
+    #else
+    #define SX_CELL_CLONES
+    #endif
+    #define SX_MAX_LEVELS 4096
+    /* Levels whose sums are taken together. */
+    #define SX_BLOCK 64
+    #define SX_BLOCKS (SX_MAX_LEVELS / SX_BLOCK)
+
+    static inline int32_t sx_level(float value, float width, float offset, float levels) {
+        /* Truncation puts (-1, 0) into level 0, as SExtractor does; what is outside goes to a level never read. */
+        float place = value / width + offset;
+        return (place > -1.0f) & (place < levels) ? (int32_t) place : SX_MAX_LEVELS;
+    }
+
+    /* Counts pixels into levels.  Some are placed while those before them are counted: the one waits for divisions, the other
+       for memory. */
+    SX_CELL_CLONES static void sx_count_levels(
+        const float *first, int64_t stride, int64_t lines, int64_t n, float width, float offset, float levels,
+        uint32_t *histogram) {
+        enum { PIECE = 16 };
+        int32_t pieces[2][PIECE];
+        int now = 0;
+        for (int i = 0; i < PIECE; i++)
+            pieces[1][i] = SX_MAX_LEVELS;
+        for (int64_t y = 0; y < lines; y++) {
+            const float *row = first + y * stride;
+            int64_t x = 0;
+            for (; x + PIECE <= n; x += PIECE) {
+                for (int i = 0; i < PIECE; i++)
+                    pieces[now][i] = sx_level(row[x + i], width, offset, levels);
+                now = !now;
+                for (int i = 0; i < PIECE; i++)
+                    histogram[pieces[now][i]]++;
+            }
+            for (; x < n; x++)
+                histogram[sx_level(row[x], width, offset, levels)]++;
+        }
+        for (int i = 0; i < PIECE; i++)
+            histogram[pieces[!now][i]]++;
+    }
+
+    /* The pixels in a range of levels, the sum of their levels, and of the squares. */
+    typedef struct { int64_t count, first, second; } sx_levels;
+
+    static inline void sx_add(sx_levels *to, const uint32_t *histogram, int64_t a, int64_t b) {
+        for (int64_t i = a; i < b; i++) {
+            int64_t c = histogram[i];
+            to->count += c;
+            to->first += c * i;
+            to->second += c * i * i;
+        }
+    }
+
+    /* below[b]: of all levels before block b.  In a block, sums of sums from its end give the moments without a product. */
+    SX_CELL_CLONES static void sx_sum_blocks(const uint32_t *histogram, int64_t blocks, sx_levels *below) {
+        typedef uint32_t sx_narrow __attribute__((vector_size(16)));
+        typedef int64_t sx_wide __attribute__((vector_size(32)));
+        memset(below, 0, sizeof *below);
+        for (int64_t b = 0; b < blocks; b++) {
+            sx_wide s0 = {0}, s1 = {0}, s2 = {0};
+            for (int64_t k = SX_BLOCK / 4 - 1; k >= 0; k--) {
+                sx_narrow v;
+                memcpy(&v, histogram + b * SX_BLOCK + 4 * k, sizeof v);
+                s0 += __builtin_convertvector(v, sx_wide);
+                s1 += s0;
+                s2 += s1;
+            }
+            /* Of k and k², then of 4·k + lane. */
+            s2 = 2 * s2 - 3 * s1 + s0;
+            s1 -= s0;
+            int64_t at = b * SX_BLOCK, count = 0, first = 0, second = 0;
+            for (int lane = 0; lane < 4; lane++) {
+                count += s0[lane];
+                first += 4 * s1[lane] + lane * s0[lane];
+                second += 16 * s2[lane] + 8 * lane * s1[lane] + lane * lane * s0[lane];
+            }
+            below[b + 1].count = below[b].count + count;
+            below[b + 1].first = below[b].first + first + at * count;
+            below[b + 1].second = below[b].second + second + 2 * at * first + at * at * count;
+        }
+    }
+    """
+    enum:
+        MAX_LEVELS "SX_MAX_LEVELS"
+        BLOCK "SX_BLOCK"
+        BLOCKS "SX_BLOCKS"
+    ctypedef struct sx_levels:
+        int64_t count
+        int64_t first
+        int64_t second
+    void sx_count_levels(
+        const float *first, int64_t stride, int64_t lines, int64_t n, float width, float offset, float levels,
+        uint32_t *histogram,
+    ) noexcept nogil
+    void sx_add(sx_levels *to, const uint32_t *histogram, int64_t a, int64_t b) noexcept nogil
+    void sx_sum_blocks(const uint32_t *histogram, int64_t blocks, sx_levels *below) noexcept nogil
 
 cdef struct Cell:
     double total
@@ -32,6 +131,7 @@ cdef inline void open_cell(Cell *cell) noexcept nogil:
     cell.squares = 0.0
     cell.count = 0
     cell.bad = 0
+    cell.levels = 0
     cell.low = 0.0
     cell.high = 0.0
 
@@ -50,35 +150,6 @@ cdef inline void fold_between(Cell *cell, const float *row, Py_ssize_t n, float 
     cell.total = total
     cell.squares = squares
     cell.count = count
-
-cdef inline void fold_side_by_side(Cell *cells, const float *row, Py_ssize_t n, bint clipped) noexcept nogil:
-    # What `fold_usable` or, if clipped, `fold_within` does, for TOGETHER neighbouring cells at once: the sums of one
-    # cell are a chain that the processor waits for, those of several fill the gaps.
-    cdef Py_ssize_t i, k
-    cdef double total[TOGETHER]
-    cdef double squares[TOGETHER]
-    cdef int64_t count[TOGETHER]
-    cdef float low[TOGETHER]
-    cdef float high[TOGETHER]
-    cdef double value
-    cdef bint within
-    for k in range(TOGETHER):
-        total[k] = cells[k].total
-        squares[k] = cells[k].squares
-        count[k] = cells[k].count
-        low[k] = cells[k].low if clipped else least_usable()
-        high[k] = cells[k].high if clipped else <float>INFINITY
-    for i in range(n):
-        for k in range(TOGETHER):
-            within = (row[k * n + i] >= low[k]) & (row[k * n + i] <= high[k])
-            value = row[k * n + i] if within else <float>0.0
-            total[k] = total[k] + value
-            squares[k] = squares[k] + value * value
-            count[k] += within
-    for k in range(TOGETHER):
-        cells[k].total = total[k]
-        cells[k].squares = squares[k]
-        cells[k].count = count[k]
 
 cdef inline float least_usable() noexcept nogil:
     # records.BAD / 10.
@@ -125,108 +196,80 @@ cdef inline void scale_levels(Cell *cell) noexcept nogil:
     cell.zero = <float>(cell.mean - 5.0 * sigma)
     cell.offset = <float>(0.499999 - cell.zero / cell.width)
 
-cdef inline void fold_histogram(const Cell *cell, uint32_t *histogram, const float *row, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i, j, m
-    cdef float width = cell.width, levels = cell.levels, offset = cell.offset, place
-    cdef int32_t bins[64]
-    i = 0
-    while i < n:
-        m = n - i if n - i < 64 else 64
-        for j in range(m):
-            # Truncation puts (-1, 0) into level 0, as SExtractor does; what is outside goes to a level never read.
-            place = row[i + j] / width + offset
-            bins[j] = <int32_t>place if place > <float>-1.0 and place < levels else MAX_LEVELS
-        for j in range(m):
-            histogram[bins[j]] += 1
-        i += m
+cdef inline void fold_histogram(
+    const Cell *cell, uint32_t *histogram, const float *first, int64_t stride, int64_t lines, int64_t n
+) noexcept nogil:
+    # Rows of n pixels, `stride` apart.
+    sx_count_levels(first, stride, lines, n, cell.width, cell.offset, cell.levels, histogram)
+
+cdef inline void clear_histogram(const Cell *cell, uint32_t *histogram) noexcept nogil:
+    # Whole blocks, as they are summed.
+    memset(histogram, 0, (cell.levels + BLOCK - 1) // BLOCK * BLOCK * sizeof(uint32_t))
+
+cdef inline sx_levels levels_below(const uint32_t *histogram, const sx_levels *below, int64_t level) noexcept nogil:
+    cdef int64_t block = level // BLOCK
+    cdef sx_levels sums = below[block]
+    sx_add(&sums, histogram, block * BLOCK, level)
+    return sums
 
 cdef inline void find_mode(const Cell *cell, const uint32_t *h, double pearson, float *back, float *sigma) noexcept nogil:
     # Median and spread of the histogram, clipped at 3 sigma about the median until they settle.
     #
-    # Sums over levels low..high are exact integers and follow the limits as they move.  The median is where a count
-    # from below and one from above meet: `below` pixels lie in levels low..middle-1, and middle is the first level m
-    # for which (pixels below m) + (pixels up to m) reaches the total.
-    cdef int32_t low = 0, high = cell.levels - 1, last = cell.levels - 1, i, middle = 0, new_low, new_high
-    cdef int64_t s0 = 0, s1 = 0, s2 = 0, below = 0, c
+    # Sums over levels low <= i < high are exact integers, those below `high` less those below `low`.  The median is where a
+    # count from below and one from above meet: the first level m for which (pixels below m) + (pixels up to m) reaches the
+    # total, all within the limits.  `under` pixels lie below `middle`, from level 0 on.
+    cdef int32_t last = cell.levels - 1, low = 0, high = cell.levels, middle = 0, new_low, new_high, block = 0
+    cdef int64_t under = 0, both, c, s0
     cdef double mean = cell.mean, median = cell.mean, spread = 10.0 * last, before = 1.0, x
-    cdef int64_t tail[BLOCKS]
+    cdef sx_levels below[BLOCKS + 1]
+    cdef sx_levels bottom, top
     cdef int turns = 0
     if cell.bad:
         back[0] = <float>-1e30
         sigma[0] = <float>-1e30
         return
-    # Sums of sums from the top give the moments without a product: s1 = sum of s0(i), s1 + s2 = 2·sum of s1(i), i >= 1.
-    i = last
-    while i > 0:
-        s0 += h[i]
-        s1 += s0
-        s2 += s1
-        if i % BLOCK == 0:
-            tail[i // BLOCK] = s0
-        i -= 1
-    s0 += h[0]
-    s2 = 2 * s2 - s1
-    i = 1
-    while i * BLOCK <= last and 2 * (s0 - tail[i]) < s0:
-        middle = i * BLOCK
-        below = s0 - tail[i]
-        i += 1
+    sx_sum_blocks(h, last // BLOCK + 1, below)
+    bottom = below[0]
+    top = below[last // BLOCK + 1]
+    while 2 * below[block + 1].count < top.count:
+        block += 1
+    middle = block * BLOCK
+    under = below[block].count
     while turns < 100 and spread >= 0.1 and fabs(spread / before - 1.0) > 1e-4:
         turns += 1
         before = spread
-        while middle > low and 2 * below - <int64_t>h[middle - 1] >= s0:
+        both = bottom.count + top.count
+        if middle < low:
+            middle = low
+            under = bottom.count
+        while middle > low and 2 * under - <int64_t>h[middle - 1] >= both:
             middle -= 1
-            below -= h[middle]
-        while middle < high and 2 * below + <int64_t>h[middle] < s0:
-            below += h[middle]
+            under -= h[middle]
+        while 2 * under + <int64_t>h[middle] < both:
+            under += h[middle]
             middle += 1
+        s0 = top.count - bottom.count
         if middle > 0:
             c = h[middle] if h[middle] > h[middle - 1] else h[middle - 1]
-            median = (middle - 1) + 0.5 + <double>(s0 - 2 * below) / (2.0 * c) if c else <double>middle
+            median = (middle - 1) + 0.5 + <double>(both - 2 * under) / (2.0 * c) if c else <double>middle
         else:
             median = 0.0
         mean = 0.0
         spread = 0.0
         if s0:
-            mean = <double>s1 / s0
-            spread = <double>s2 / s0 - mean * mean
+            mean = <double>(top.first - bottom.first) / s0
+            spread = <double>(top.second - bottom.second) / s0 - mean * mean
         spread = sqrt(spread) if spread > 0.0 else 0.0
         x = median - 3.0 * spread
         new_low = <int32_t>(x + 0.5) if x > 0.0 else 0
         x = median + 3.0 * spread
-        new_high = <int32_t>(x + 0.5 if x > 0.0 else x - 0.5) if x < last else last
-        while low < new_low:
-            c = h[low]
-            s0 -= c
-            s1 -= c * low
-            s2 -= c * low * low
-            if low < middle:
-                below -= c
-            else:
-                middle = low + 1
-            low += 1
-        while low > new_low:
-            low -= 1
-            c = h[low]
-            s0 += c
-            s1 += c * low
-            s2 += c * low * low
-            below += c
-        while high > new_high:
-            c = h[high]
-            s0 -= c
-            s1 -= c * high
-            s2 -= c * high * high
-            if middle > high - 1 and high > low:
-                middle = high - 1
-                below -= h[middle]
-            high -= 1
-        while high < new_high:
-            high += 1
-            c = h[high]
-            s0 += c
-            s1 += c * high
-            s2 += c * high * high
+        new_high = 1 + <int32_t>(x + 0.5 if x > 0.0 else x - 0.5) if x < last else last + 1
+        if new_low != low:
+            low = new_low
+            bottom = levels_below(h, below, low)
+        if new_high != high:
+            high = new_high
+            top = levels_below(h, below, high)
     if spread > 0.0:
         if fabs((mean - median) / spread) < 0.3:
             back[0] = <float>(cell.zero + (pearson * median - (pearson - 1.0) * mean) * cell.width)

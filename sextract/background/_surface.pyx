@@ -8,6 +8,32 @@ from libc.string cimport memset
 
 from sextract.background._nodes cimport node_value
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+
+    /* For AVX2 too where the machine has it: without fused operations, so that the bits are the same. */
+    #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+    #define SX_SURFACE_CLONES __attribute__((target_clones("avx2", "default")))
+    #else
+    #define SX_SURFACE_CLONES
+    #endif
+
+    /* The spline between two nodes, at `place` from the left one, written or subtracted. */
+    SX_SURFACE_CLONES static void sx_blend(
+        const float *places, float left, float bend_left, float right, float bend_right, int64_t n, int subtract, float *out) {
+        for (int64_t i = 0; i < n; i++) {
+            float place = places[i], other = 1.0f - place;
+            float value = other * (left + (other * other - 1.0f) * bend_left)
+                + place * (right + (place * place - 1.0f) * bend_right);
+            out[i] = subtract ? out[i] - value : value;
+        }
+    }
+    """
+    void sx_blend(
+        const float *places, float left, float bend_left, float right, float bend_right, int64_t n, bint subtract, float *out
+    ) noexcept nogil
+
 cdef enum:
     LANES = 4
 
@@ -104,13 +130,6 @@ cdef void cross_rows(
             d[lane] = (factor * d[lane + LANES] + d[lane]) / <float>6.0
 
 
-cdef inline float blend(float place, float left, float bend_left, float right, float bend_right) noexcept nogil:
-    cdef float other = <float>1.0 - place
-    return other * (left + (other * other - <float>1.0) * bend_left) + place * (
-        right + (place * place - <float>1.0) * bend_right
-    )
-
-
 cdef void apply_row(
     const float *value,
     const float *bend,
@@ -146,12 +165,7 @@ cdef void apply_row(
         right = value[(piece + 1) * LANES]
         bend_left = bend[piece * LANES]
         bend_right = bend[(piece + 1) * LANES]
-        if subtract:
-            for i in range(n):
-                out[i] = out[i] - blend(step[i], left, bend_left, right, bend_right)
-        else:
-            for i in range(n):
-                out[i] = blend(step[i], left, bend_left, right, bend_right)
+        sx_blend(step, left, bend_left, right, bend_right, n, subtract, out)
         x = stop
 
 

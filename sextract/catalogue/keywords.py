@@ -32,6 +32,7 @@ NOT_HASHED = frozenset(
         "MEM_LIMIT",
         "MEM_REPORT",
         "NTHREADS",
+        "PROFILE",
         "PROVENANCE",
         "SCRATCH_DIR",
         "TILE_SHAPE",

@@ -367,6 +367,7 @@ _TABLE = (
         short=False,
         role="resource",
     ),
+    Keyword("PROFILE", "", "text", OURS, "file for a trace of what each process did", short=False, role="resource"),
     Keyword("WORKERS", "", "int", OURS, "worker processes; empty: one a CPU", 0, 4096, short=False, role="resource"),
     Keyword("SCRATCH_DIR", "", "text", OURS, "folder for scratch files", short=False, role="resource"),
 )

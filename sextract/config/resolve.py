@@ -75,6 +75,8 @@ class Options:
         ``pss`` or ``rss``, before MEM_ACCOUNT.
     mem_report : tuple of str
         Files, before MEM_REPORT.
+    profile : str or None
+        A file, before PROFILE.
     tile_shape : (int, int) or None
         Rows and columns of a tile at most, for tests.
     provenance : str
@@ -93,6 +95,7 @@ class Options:
     scratch_dir: str | None = None
     account: str | None = None
     mem_report: tuple[str, ...] = ()
+    profile: str | None = None
     tile_shape: tuple[int, int] | None = None
     provenance: str = "input"
     sextractor_bugs: frozenset[str] = frozenset()
@@ -233,8 +236,8 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
     _check_lengths(columns, values, reporter)
     name, kind = catalogue_of(image, config)
     checks = checkimages_of(image, config)
-    reports = reports_of(image, config)
-    _check_outputs(image, name, kind, checks, reports, reporter, folder)
+    reports, profile = reports_of(image, config), profile_of(image, config)
+    _check_outputs(image, name, kind, checks, reports, profile, reporter, folder)
     header = folder / (re.sub(r"\.(fits?|fts)(\.gz|\.fz)?(\[[^\]]*\])?$", "", image) + config.texts["HEADER_SUFFIX"])
     if header.is_file():
         reporter.warning(f"the external header {header} is not read: HEADER_SUFFIX is not built yet")
@@ -258,7 +261,7 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
             checkimages=tuple(checks),
             provenance=config.options.provenance,
         ),
-        resources=_resources(config, reports, reporter),
+        resources=_resources(config, reports, profile, reporter),
         verbose=v["VERBOSE_TYPE"],
         sextractor_bugs=config.options.sextractor_bugs,
         keywords=tuple((k.name, texts[k.name]) for k in KEYWORDS.values() if not k.role),
@@ -321,6 +324,12 @@ def reports_of(image: str, config: Configuration) -> list[str]:
         if Path(name).suffix.lower() not in report_suffixes():
             raise ConfigError(f"--mem-report {name}: the name must end in {', '.join(report_suffixes())}")
     return [name.replace("{stem}", stem_of(image)) for name in names]
+
+
+def profile_of(image: str, config: Configuration) -> str:
+    """Name of the trace, or nothing."""
+    name = config.options.profile if config.options.profile is not None else config.values["PROFILE"]
+    return str(name).replace("{stem}", stem_of(image))
 
 
 def check_columns(
@@ -406,6 +415,7 @@ def _check_outputs(
     kind: str,
     checks: Sequence[tuple[str, str]],
     reports: Sequence[str],
+    profile: str,
     reporter: Reporter,
     folder: Path,
 ) -> None:
@@ -417,6 +427,7 @@ def _check_outputs(
     files = [("CATALOG_NAME", name)] if kind != "NONE" and name != "STDOUT" else []
     files += [("CHECKIMAGE_NAME", check) for _, check in checks]
     files += [("--mem-report", report) for report in reports]
+    files += [("--profile", profile)] if profile else []
     source = folder / re.sub(r"\[[^\]]*\]$", "", image)
     seen: set[str] = set()
     for keyword, file in files:
@@ -496,7 +507,7 @@ def _network(config: Configuration, columns: Sequence[Requested], reporter: Repo
         ) from None
 
 
-def _resources(config: Configuration, reports: Sequence[str], reporter: Reporter) -> ResourceSettings:
+def _resources(config: Configuration, reports: Sequence[str], profile: str, reporter: Reporter) -> ResourceSettings:
     options, v = config.options, config.values
     if options.mem_limit is not None:
         limit = Default(parse_size(options.mem_limit), "--mem-limit")
@@ -529,6 +540,7 @@ def _resources(config: Configuration, reports: Sequence[str], reporter: Reporter
         tile_shape=options.tile_shape,
         scratch_dir=options.scratch_dir if options.scratch_dir is not None else v["SCRATCH_DIR"],
         mem_report=tuple(reports),
+        profile=profile,
     )
 
 

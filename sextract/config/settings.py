@@ -125,6 +125,8 @@ class ResourceSettings:
         SCRATCH_DIR.
     mem_report : tuple of str
         MEM_REPORT: files.
+    profile : str
+        PROFILE: a file, or nothing.
     """
 
     mem_limit_bytes: int = 0
@@ -133,6 +135,7 @@ class ResourceSettings:
     tile_shape: tuple[int, int] | None = None
     scratch_dir: str = ""
     mem_report: tuple[str, ...] = ()
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,11 @@
 The newcomer is compared with the members of the window: sources whose first row is within CLEAN's reach of the line on which
 the newcomer closes.  The wing of the brighter one is a Moffat profile of exponent CLEAN_PARAM; if it exceeds the fainter one's
 `mthresh`, the fainter one is eaten: flux, footprint area, box, peaks and flags go to the eater.  A source taller than the
-reach takes no part.  Sources are found by a grid for each size class, so the cost is linear in sources.
+reach takes no part.  Sources are found by a grid for each size class, so the cost is linear in sources; the grid has what it
+needs of each in a short entry of its own.
 """
 
+cimport cython
 from libc.math cimport M_PI, pow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
@@ -14,11 +16,35 @@ from sextract.records cimport Fragment, Source
 
 # Neighbours are compared within this many times the sum of their major axes.
 cdef double ZONE = 10.0
-# Size classes: class k holds major axes up to 4·2^k, in cells of 64·2^k pixels; 131,072 pixels are enough for the last.
+# Size classes: class k holds major axes up to 2·2^k, in cells of 32·2^k pixels; 131,072 pixels are enough for the last.
 # Newcomers above LARGE look at the whole window instead of at the many cells of their zone.
 cdef enum:
-    CLASSES = 16
+    CLASSES = 17
+    CELL_BITS = 5
 cdef double LARGE = 200.0
+
+
+cdef struct Entry:
+    # What the grid knows of a row of the table.
+    double x
+    double y
+    float a
+    int32_t ymin        # OUT if it takes no part (any more)
+    int32_t follow      # the next in its bucket
+    int32_t size_class
+
+cdef int32_t OUT = -2147483647 - 1
+
+ENTRY_BYTES = sizeof(Entry)
+
+
+cdef struct Wing:
+    # A source's Moffat profile.
+    double amplitude
+    double alpha
+    double cxx
+    double cyy
+    double cxy
 
 
 cdef inline bint _placed(const Source *s) noexcept nogil:
@@ -26,17 +52,29 @@ cdef inline bint _placed(const Source *s) noexcept nogil:
     return s.x - s.x == 0.0 and s.y - s.y == 0.0 and s.a - s.a == 0.0
 
 
-cdef inline double _wing(const Source *s, double beta, double dx, double dy) noexcept nogil:
-    # The Moffat wing of a source at an offset; negative where it has no meaning.
-    cdef double area = M_PI * s.a * s.b
-    cdef double amplitude = s.fdflux / (2.0 * area * s.abcor)
-    cdef double alpha = (pow(amplitude / s.dthresh, 1.0 / beta) - 1.0) * area / s.npix
-    cdef double val = 1.0 + alpha * (s.cxx * dx * dx + s.cyy * dy * dy + s.cxy * dx * dy)
-    if val > 1.0 and val < 1e10:
-        return amplitude * pow(val, -beta)
-    return -1e300 if not val > 1.0 else 0.0
+cdef inline Wing _wing(const Source *s, double beta) noexcept nogil:
+    cdef Wing w
+    cdef double area = M_PI * s.a * s.b, ratio
+    w.amplitude = s.fdflux / (2.0 * area * s.abcor)
+    ratio = w.amplitude / s.dthresh
+    w.alpha = ((ratio if beta == 1.0 else pow(ratio, 1.0 / beta)) - 1.0) * area / s.npix
+    w.cxx, w.cyy, w.cxy = s.cxx, s.cyy, s.cxy
+    return w
 
 
+cdef inline bint _explains(const Wing *w, double beta, double dx, double dy, float mthresh) noexcept nogil:
+    # Whether a wing exceeds a source's `mthresh` at an offset.
+    cdef double val
+    if not w.amplitude > mthresh:
+        # It falls from there.
+        return False
+    val = 1.0 + w.alpha * (w.cxx * dx * dx + w.cyy * dy * dy + w.cxy * dx * dy)
+    if not (val > 1.0 and val < 1e10):
+        return False
+    return <float>(w.amplitude * (1.0 / val if beta == 1.0 else pow(val, -beta))) > mthresh
+
+
+@cython.final
 cdef class Cleaner:
     """Window of sources and the grids over it; all arrays are the caller's.
 
@@ -55,14 +93,16 @@ cdef class Cleaner:
     heads : int32 array
         Hash table; a power of two entries.
     found : int32 array
-        Scratch: neighbours of one newcomer.  One that has more is compared with the whole window.
+        Scratch: who would eat a newcomer, or be eaten by it.  One that has more is compared with the whole window.
     """
 
     cdef double beta
     cdef bint enabled
-    cdef int64_t reach, lag
+    cdef int64_t reach, lag, top_class
     cdef double width, height
-    cdef int32_t[::1] heads, follow, found
+    cdef int32_t[::1] heads, found
+    cdef uint8_t[::1] _entries
+    cdef Entry *entries
     cdef Source[::1] table
     cdef readonly int64_t count
 
@@ -75,17 +115,17 @@ cdef class Cleaner:
         self.found = found
         self.count = 0
 
-    def attach(self, Source[::1] table, int32_t[::1] follow, int64_t count):
-        """Use this table, whose first `count` rows are taken; `index` them next."""
-        self.table, self.follow, self.count = table, follow, count
+    def attach(self, Source[::1] table, uint8_t[::1] entries, int64_t count):
+        """Use this table, whose first `count` rows are taken, and as many entries; `index` those rows next."""
+        self.table, self._entries, self.entries, self.count = table, entries, <Entry *>&entries[0], count
         self.heads[:] = -1
+        self.top_class = -1
 
     def index(self, int64_t first, int64_t last):
         """Enter rows first <= i < last of a table just attached, in ascending order."""
         cdef int64_t i
         for i in range(first, last):
-            if self.table[i].number == 0:
-                self._insert(i)
+            self._insert(i)
 
     cdef int64_t _bucket(self, int64_t k, int64_t cx, int64_t cy) noexcept nogil:
         cdef uint64_t z = <uint64_t>k * <uint64_t>0x9E3779B97F4A7C15
@@ -96,69 +136,87 @@ cdef class Cleaner:
 
     cdef int64_t _class(self, double a) noexcept nogil:
         cdef int64_t k = 0
-        while k < CLASSES - 1 and a > 4.0 * (1 << k):
+        while k < CLASSES - 1 and a > 2.0 * (1 << k):
             k += 1
         return k
 
     cdef void _insert(self, int64_t i) noexcept nogil:
         cdef Source *s = &self.table[i]
-        cdef int64_t k = self._class(s.a), b
-        if not _placed(s):
+        cdef Entry *e = &self.entries[i]
+        cdef int64_t k, b
+        e.ymin = OUT
+        if s.number != 0 or not _placed(s):
             return
-        b = self._bucket(k, <int64_t>(s.x / (64 << k)), <int64_t>(s.y / (64 << k)))
-        self.follow[i] = self.heads[b]
+        k = self._class(s.a)
+        b = self._bucket(k, <int64_t>s.x >> (CELL_BITS + k), <int64_t>s.y >> (CELL_BITS + k))
+        e.x, e.y, e.a, e.ymin, e.size_class = s.x, s.y, s.a, s.ymin, <int32_t>k
+        e.follow = self.heads[b]
         self.heads[b] = <int32_t>i
+        self.top_class = max(self.top_class, k)
 
-    cdef int64_t _neighbours(self, const Source *s) noexcept nogil:
-        # Rows of the window within the zone, ascending; −1 if it had better look at all of it.
-        cdef int64_t k, cx, cy, n = 0, first = s.row - self.reach
-        cdef double r, size
-        cdef int32_t i
-        cdef int32_t *link
-        cdef Source *o
+    cdef int64_t _neighbours(self, const Source *s, const Wing *wing) noexcept nogil:
+        # Rows of the window that would eat a newcomer or be eaten by it, ascending; −1 if it had better look at all of it.
+        cdef int64_t k, cx, cy, n = 0, shift
+        cdef double r
         if s.a > LARGE:
             # Its zone holds more cells than the window has members.
             return -1
-        for k in range(CLASSES):
-            size = 64 << k
-            r = ZONE * (s.a + 4.0 * (1 << k))
-            for cy in range(<int64_t>(max(s.y - r, 0.0) / size), <int64_t>(min(s.y + r, self.height) / size) + 1):
-                for cx in range(<int64_t>(max(s.x - r, 0.0) / size), <int64_t>(min(s.x + r, self.width) / size) + 1):
-                    link = &self.heads[self._bucket(k, cx, cy)]
-                    while link[0] >= 0:
-                        i = link[0]
-                        o = &self.table[i]
-                        # Eaten, numbered, or out of reach for good: drop it from the chain.
-                        if o.number != 0 or o.ymin < first:
-                            link[0] = self.follow[i]
-                            continue
-                        link = &self.follow[i]
-                        # Other cells may share the bucket.
-                        if self._class(o.a) != k or <int64_t>(o.x / size) != cx or <int64_t>(o.y / size) != cy:
-                            continue
-                        if not self._near(s, o):
-                            continue
-                        if n == self.found.shape[0]:
-                            return -1
-                        self.found[n] = i
-                        n += 1
+        for k in range(self.top_class + 1):
+            shift = CELL_BITS + k
+            r = ZONE * (s.a + 2.0 * (1 << k))
+            for cy in range(<int64_t>max(s.y - r, 0.0) >> shift, (<int64_t>min(s.y + r, self.height) >> shift) + 1):
+                for cx in range(<int64_t>max(s.x - r, 0.0) >> shift, (<int64_t>min(s.x + r, self.width) >> shift) + 1):
+                    n = self._search(s, wing, k, cx, cy, n)
+                    if n < 0:
+                        return n
         order_indices(&self.found[0], n)
         return n
 
-    cdef bint _near(self, const Source *s, const Source *o) noexcept nogil:
-        cdef double dx = s.x - o.x, dy = s.y - o.y, zone = ZONE * (s.a + o.a)
+    cdef int64_t _search(
+        self, const Source *s, const Wing *wing, int64_t k, int64_t cx, int64_t cy, int64_t n
+    ) noexcept nogil:
+        # Those of a cell, added to `n` found before.
+        cdef int64_t shift = CELL_BITS + k, first = s.row - self.reach
+        cdef int32_t *link = &self.heads[self._bucket(k, cx, cy)]
+        cdef int32_t i
+        cdef const Entry *e
+        while link[0] >= 0:
+            i = link[0]
+            e = &self.entries[i]
+            # Eaten, numbered, or out of reach for good: drop it from the chain.
+            if e.ymin < first:
+                link[0] = e.follow
+                continue
+            link = &self.entries[i].follow
+            # Other cells may share the bucket.
+            if (
+                self._near(s, e) and e.size_class == k and <int64_t>e.x >> shift == cx and <int64_t>e.y >> shift == cy
+                and self._meets(s, wing, &self.table[i])
+            ):
+                if n == self.found.shape[0]:
+                    return -1
+                self.found[n] = i
+                n += 1
+        return n
+
+    cdef bint _near(self, const Source *s, const Entry *e) noexcept nogil:
+        cdef double dx = s.x - e.x, dy = s.y - e.y, zone = ZONE * (s.a + e.a)
         return dx * dx + dy * dy < zone * zone
 
-    cdef int64_t _candidate(self, const Source *s, int64_t k, bint listed) noexcept nogil:
-        # The k-th member of the window to compare with, −1 if it is none.
-        cdef const Source *o = &self.table[k]
+    cdef bint _meets(self, const Source *s, const Wing *wing, const Source *o) noexcept nogil:
+        # Whether the wing of the brighter one explains the fainter one.
+        cdef Wing other
+        if o.fdflux < s.fdflux:
+            return _explains(wing, self.beta, s.x - o.x, s.y - o.y, o.mthresh)
+        other = _wing(o, self.beta)
+        return _explains(&other, self.beta, s.x - o.x, s.y - o.y, s.mthresh)
+
+    cdef int64_t _candidate(self, const Source *s, const Wing *wing, int64_t k, bint listed) noexcept nogil:
+        # The k-th that meets the newcomer, or −1 if the k-th of the window doesn't.
+        cdef const Entry *e = &self.entries[k]
         if listed:
             return self.found[k]
-        return k if o.number == 0 and o.ymin >= s.row - self.reach and _placed(o) and self._near(s, o) else -1
-
-    cdef bint _eats(self, const Source *s, const Source *o) noexcept nogil:
-        # Whether the wing of a brighter source explains a fainter one.
-        return <float>_wing(s, self.beta, s.x - o.x, s.y - o.y) > o.mthresh
+        return k if e.ymin >= s.row - self.reach and self._near(s, e) and self._meets(s, wing, &self.table[k]) else -1
 
     cdef void _merge(self, int64_t victim, int64_t eater) noexcept nogil:
         cdef Source *v = &self.table[victim]
@@ -178,6 +236,8 @@ cdef class Cleaner:
         e.ymax = max(e.ymax, v.ymax)
         e.flags |= v.flags & ~3
         v.number = -1 - eater
+        self.entries[victim].ymin = OUT
+        self.entries[eater].ymin = e.ymin
 
     cdef int64_t _free(self, int64_t victim, int64_t line, const uint8_t[::1] slab, Fragment[::1] freed, int64_t n) noexcept nogil:
         # Fragments of an eaten source that are no longer masked.
@@ -200,51 +260,50 @@ cdef class Cleaner:
         """
         cdef int64_t n = 0, i, j, k, found, room, eater
         cdef Source *s
-        cdef Source *o
+        cdef Wing wing
         cdef bint listed
         while self.count < upto:
             i = self.count
             s = &self.table[i]
+            self.entries[i].ymin = OUT
             if not self.enabled or s.ymin < s.row - self.reach or not _placed(s):
                 self.count += 1
                 continue
-            found = self._neighbours(s)
+            wing = _wing(s, self.beta)
+            found = self._neighbours(s, &wing)
             listed = found >= 0
             if not listed:
                 found = i
             eater = -1
             room = s.nfragments
             for k in range(found):
-                j = self._candidate(s, k, listed)
+                j = self._candidate(s, &wing, k, listed)
                 if j < 0:
                     continue
-                o = &self.table[j]
-                if not o.fdflux < s.fdflux:
-                    if self._eats(o, s):
-                        eater = j
-                        break
-                elif self._eats(s, o):
-                    room += o.nfragments
+                if not self.table[j].fdflux < s.fdflux:
+                    eater = j
+                    break
+                room += self.table[j].nfragments
             if n + room > freed.shape[0]:
                 return n, room
             if eater >= 0:
                 self._merge(i, eater)
                 n = self._free(i, s.row, slab, freed, n)
             else:
-                n = self._eat(i, found, listed, slab, freed, n)
+                n = self._eat(i, &wing, found, listed, slab, freed, n)
                 self._insert(i)
             self.count += 1
         return n, 0
 
     cdef int64_t _eat(
-        self, int64_t i, int64_t found, bint listed, const uint8_t[::1] slab, Fragment[::1] freed, int64_t n
+        self, int64_t i, const Wing *wing, int64_t found, bint listed, const uint8_t[::1] slab, Fragment[::1] freed, int64_t n
     ) noexcept nogil:
         # Merge what newcomer `i` explains, the last first.  All are marked before one is merged, which changes the newcomer.
         cdef int64_t j, k, last = -1
         cdef Source *s = &self.table[i]
         for k in range(found):
-            j = self._candidate(s, k, listed)
-            if j >= 0 and self.table[j].fdflux < s.fdflux and self._eats(s, &self.table[j]):
+            j = self._candidate(s, wing, k, listed)
+            if j >= 0:
                 self.table[j].number = -1 - i
                 last = k
         for k in range(last, -1, -1):
@@ -268,6 +327,7 @@ cdef class Cleaner:
                     break
                 number += 1
                 s.number = number
+                self.entries[i].ymin = OUT
             i += 1
         return i, number
 

@@ -9,6 +9,7 @@ further up are sources.  Pixels in none of them go to one of them at random with
 hash of extension, x and y (`shared`), so that it depends on the pixel alone.
 """
 
+cimport cython
 from libc.math cimport M_PI, exp
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memmove
@@ -60,7 +61,7 @@ from sextract.deblending._work cimport (
 )
 from sextract.detection._filter cimport filter_values
 from sextract.detection._lutz cimport Component, Label, Piece
-from sextract.memory._held cimport Held, held_copy
+from sextract.memory._held cimport Held, Tile, held_copy, held_whole
 from sextract.records cimport Footprint, Fragment, Run, Source
 
 # What stopped `Deblender.run`.
@@ -100,6 +101,7 @@ def share_draw(extension, x, y):
     return shared(extension, x, y)
 
 
+@cython.final
 cdef class Deblender:
     """Works through a batch of footprints.
 
@@ -356,12 +358,17 @@ cdef class Deblender:
             self._keep_pieces(self.npieces, f.nfragments)
 
     cdef bint _values(self, int64_t i) noexcept nogil:
-        # Values out of held tiles, strip by strip of what is left of the scratch; False if a tile isn't held.
+        # Values out of the tile that has it all, or, strip by strip of what is left of the scratch, out of those that are held;
+        # False if one isn't.
         cdef const Footprint *f = &self.footprints[i]
         cdef int64_t hy = self.taps.shape[0] // 2, hx = self.taps.shape[1] // 2
         cdef int64_t xa = max(f.xmin - hx, 0), xb = min(f.xmax + 1 + hx, self.w.facts.width), width = xb - xa
         cdef int64_t room = (self.w.room - self.w.used) // 4 // width - 2 * hy, y = f.ymin, ye, ya, yb
         cdef float *block = <float *>(self.w.scratch + self.w.used)
+        cdef Tile tile
+        if held_whole(&self.held, f.ymin, f.xmin, f.ymax + 1, f.xmax + 1, &tile):
+            self._take(tile.pixels, tile.y0, tile.x0, tile.rows, tile.cols, f.ymin, f.ymin, f.ymax + 1)
+            return True
         if room < 1:
             return False
         while y <= f.ymax:
@@ -380,15 +387,15 @@ cdef class Deblender:
         # Filtered and unfiltered values of the footprint's pixels in rows ya <= y < yb.
         cdef Work *w = &self.w
         cdef Pixels *p
-        cdef int64_t k, x
+        cdef int64_t k
         cdef const float *src
         for k in range(w.row_start[ya - ymin], w.row_start[yb - ymin]):
             p = &w.raster[k]
-            src = block + (p.y - y0) * cols - x0
-            for x in range(p.x0, p.x1):
-                w.image[p.at + x - p.x0] = src[x]
-                w.filtered[p.at + x - p.x0] = src[x]
-            if self.taps.shape[0]:
+            src = block + (p.y - y0) * cols + p.x0 - x0
+            memcpy(w.image + p.at, src, (p.x1 - p.x0) * 4)
+            if not self.taps.shape[0]:
+                memcpy(w.filtered + p.at, src, (p.x1 - p.x0) * 4)
+            else:
                 filter_values(block, cols, rows, cols, &self.taps[0, 0], self.taps.shape[0], self.taps.shape[1],
                               p.y - y0, p.x0 - x0, p.x1 - x0, &w.filtered[p.at], False)
 
@@ -402,7 +409,7 @@ cdef class Deblender:
         for k in range(w.npix):
             if w.filtered[k] > peak:
                 peak = w.filtered[k]
-        leaves = tree(w, peak)
+        leaves = tree(w, f, peak)
         if leaves == NO_ROOM:
             w.needed = max(w.needed, min(w.most, used + w.nnodes * <int64_t>sizeof(Node) + self._share_bytes(64)))
             return 2

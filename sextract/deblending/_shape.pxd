@@ -5,6 +5,27 @@ from libc.stdint cimport int32_t, int64_t
 
 from sextract.records cimport Source
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    typedef float sx_areas_f __attribute__((vector_size(16)));
+    typedef int32_t sx_areas_i __attribute__((vector_size(16)));
+
+    /* Counts a value in each of the eight areas whose limit it is above. */
+    static inline void sx_count_eight(int32_t *iso, const float *limits, float v) {
+        for (int k = 0; k < 8; k += 4) {
+            sx_areas_f l;
+            sx_areas_i n;
+            memcpy(&l, limits + k, sizeof l);
+            memcpy(&n, iso + k, sizeof n);
+            n -= v > l;
+            memcpy(iso + k, &n, sizeof n);
+        }
+    }
+    """
+    void sx_count_eight(int32_t *iso, const float *limits, float v) noexcept nogil
+
 cdef struct Pixels:
     # A piece of a list: row y, columns x0 <= x < x1, whose values begin at index `at`.
     int32_t y
@@ -162,7 +183,8 @@ cdef inline void begin_areas(Areas *t, const Source *s, const Facts *f) noexcept
         t.iso[j] = 0
         t.limits[j] = 0.0
         if s.peak > 0.0 and f.analysis > 0.0:
-            t.limits[j] = f.analysis * <float>pow(s.peak / f.analysis, <float>j / 8)
+            # Ascending, or out of reach.
+            t.limits[j] = f.analysis * <float>pow(s.peak / f.analysis, <float>j / 8) if s.peak > f.analysis else s.peak
     t.low = s.peak / <float>5.0
     if t.low < f.analysis:
         t.low = f.analysis
@@ -197,7 +219,7 @@ cdef inline void add_areas(
     Areas *t, const Source *s, const Pixels *p, int64_t n, const float *filtered, const float *image, const Facts *f
 ) noexcept nogil:
     cdef int64_t i, k
-    cdef int32_t x, j
+    cdef int32_t x
     cdef float pix
     cdef double dx, dy, e, w, r2, lv
     for i in range(n):
@@ -216,10 +238,7 @@ cdef inline void add_areas(
             t.exx += e * dx * dx
             t.eyy += e * dy * dy
             t.exy += e * dx * dy
-            for j in range(8):
-                if not pix > t.limits[j]:
-                    break
-                t.iso[j] += 1
+            sx_count_eight(t.iso, t.limits, pix)
             if pix > t.low and pix + s.bkg < f.saturation:
                 r2 = dx * dx + dy * dy
                 lv = log(pix)
@@ -267,20 +286,37 @@ cdef struct Brightest:
     # SExtractor's `mthresh`: nearly the m-th brightest value above the threshold, by a heap whose sift skips an entry.
     float *heap
     int64_t m
-    int64_t seen
+    int64_t seen            # m + 1: that many or more
+
+
+cdef inline void replace_least(float *heap, int64_t m, float v) noexcept nogil:
+    cdef int64_t j = 0, c
+    heap[0] = v
+    while 2 * j + 1 < m:
+        c = 2 * j + 1
+        if c + 1 < m and heap[c + 1] < heap[c]:
+            c += 1
+        if not heap[j] > heap[c]:
+            break
+        heap[j], heap[c] = heap[c], heap[j]
+        j = c + 1
 
 
 cdef inline void add_brightest(Brightest *h, const Pixels *p, int64_t n, const float *filtered, float threshold) noexcept nogil:
     # The order of the list matters: the first m values fill the heap, the next only sorts it, later ones may replace its least.
-    cdef int64_t i, k, j, c, a
+    cdef int64_t i, k, j, a
     cdef float v, t
     cdef float *heap = h.heap
     for i in range(n):
         for k in range(p[i].at, p[i].at + p[i].x1 - p[i].x0):
             v = filtered[k] - threshold
+            if h.seen > h.m:
+                if v > heap[0]:
+                    replace_least(heap, h.m, v)
+                continue
             if h.seen < h.m:
                 heap[h.seen] = v
-            elif h.seen == h.m:
+            else:
                 for j in range(1, h.m):
                     t = heap[j]
                     a = j - 1
@@ -288,17 +324,4 @@ cdef inline void add_brightest(Brightest *h, const Pixels *p, int64_t n, const f
                         heap[a + 1] = heap[a]
                         a -= 1
                     heap[a + 1] = t
-            elif v > heap[0]:
-                heap[0] = v
-                j = 0
-                while 2 * j + 1 < h.m:
-                    c = 2 * j + 1
-                    if c + 1 < h.m and heap[c + 1] < heap[c]:
-                        c += 1
-                    if not heap[j] > heap[c]:
-                        break
-                    t = heap[j]
-                    heap[j] = heap[c]
-                    heap[c] = t
-                    j = c + 1
             h.seen += 1

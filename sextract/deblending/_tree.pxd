@@ -3,8 +3,9 @@ from libc.math cimport pow
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memmove
 
-from sextract.deblending._shape cimport Pixels
+from sextract.deblending._basins cimport NOT_SMALL, basins, fits, stands_out
 from sextract.deblending._work cimport MAX_BRANCHES, Branch, Level, Node, Sort, Work, lacks, sort_keys, take_bytes
+from sextract.records cimport Footprint
 
 # What `tree` answers if there are no leaves to share among.
 cdef enum:
@@ -28,7 +29,7 @@ cdef inline int32_t find(int32_t *up, int32_t j) noexcept nogil:
 cdef inline bint counts(Work *w, const Node *node, float value, float ratio) noexcept nogil:
     # Whether a branch is bright enough above its own level.
     cdef float t = w.facts.threshold * <float>pow(ratio, <double>node.level / w.nthresh)
-    return <float>node.flux - t * <float>node.npix > value
+    return stands_out(node.flux, node.npix, t, value)
 
 
 cdef inline void count_peaks(Work *w, float t) noexcept nogil:
@@ -218,15 +219,22 @@ cdef inline int64_t choose(Work *w, int64_t nodes, float value, float ratio) noe
     return 0 if root_ok else chosen
 
 
-cdef inline int64_t tree(Work *w, float peak) noexcept nogil:
+cdef inline int64_t tree(Work *w, const Footprint *f, float peak) noexcept nogil:
     # Build the tree; the number of leaves to keep (their nodes' `chosen` set), 0 for none, or why there are none.
-    cdef int64_t k, x, n, m, count, least, nlevel = 0, minarea = min(w.facts.minarea, <int64_t>3)
+    cdef int64_t k, x, n, m, count, least, nlevel = 0, minarea = min(w.facts.minarea, <int64_t>3), used = w.used
     cdef float t, ratio, root = w.facts.threshold
     cdef double total = 0.0, value
     w.nnodes = 0
     if w.npix < 2 * minarea or w.nthresh < 2 or not peak > root or not root > 0.0:
         return 0
     ratio = peak / root
+    if fits(w, f, peak):
+        n = basins(w, f, peak, minarea)
+        if n != NOT_SMALL:
+            if n:
+                count_peaks(w, root * <float>pow(ratio, 1.0 / w.nthresh))
+            return n
+        w.used = used
     count_peaks(w, root * <float>pow(ratio, 1.0 / w.nthresh))
     for x in range(w.npix):
         total += w.filtered[x]

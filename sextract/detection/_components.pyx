@@ -3,6 +3,7 @@
 Memory is the caller's: blocks of bytes for pieces, components and the two rows of labels.  It sees no pixel.
 """
 
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
@@ -51,6 +52,7 @@ def join_tiles(list starts, list runs, int64_t rows, int32_t[::1] out_start, Run
         out_start[y + 1] = <int32_t>n
 
 
+@cython.final
 cdef class Components:
     """Open components and the queue of closed ones.
 

@@ -5,7 +5,6 @@ from libc.stdint cimport int64_t
 cdef extern from *:
     """
     #include <stdint.h>
-    #include <string.h>
 
     /* For AVX2 too where the machine has it: without fused operations, so that the bits are the same. */
     #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
@@ -13,24 +12,49 @@ cdef extern from *:
     #else
     #define SX_FILTER_CLONES
     #endif
+    typedef float sx_four __attribute__((vector_size(16)));
     typedef float sx_eight __attribute__((vector_size(32)));
+    /* The same wherever floats lie. */
+    typedef float sx_near __attribute__((vector_size(32), aligned(4), may_alias));
 
     /* Correlate with all taps, in kernel order for each pixel; `src` is under the first tap of the first pixel. */
-    SX_FILTER_CLONES static void sx_correlate(
+    static inline __attribute__((always_inline)) void sx_correlate_taps(
         const float *src, int64_t stride, const float *taps, int64_t kh, int64_t kw, int64_t n, float *out) {
         int64_t x = 0;
         for (; x + 32 <= n; x += 32) {
-            sx_eight sum[4] = {{0}};
+            /* Four by name: an array of them would live in memory. */
+            sx_eight a = {0}, b = {0}, c = {0}, d = {0};
             for (int64_t j = 0; j < kh; j++)
                 for (int64_t i = 0; i < kw; i++) {
                     const float *at = src + j * stride + x + i, tap = taps[j * kw + i];
-                    for (int k = 0; k < 4; k++) {
-                        sx_eight v;
-                        memcpy(&v, at + 8 * k, sizeof v);
-                        sum[k] += tap * v;
-                    }
+                    a += tap * *(const sx_near *) at;
+                    b += tap * *(const sx_near *) (at + 8);
+                    c += tap * *(const sx_near *) (at + 16);
+                    d += tap * *(const sx_near *) (at + 24);
                 }
-            memcpy(out + x, sum, sizeof sum);
+            *(sx_near *) (out + x) = a;
+            *(sx_near *) (out + x + 8) = b;
+            *(sx_near *) (out + x + 16) = c;
+            *(sx_near *) (out + x + 24) = d;
+        }
+        for (; x + 8 <= n; x += 8) {
+            sx_eight sum = {0};
+            for (int64_t j = 0; j < kh; j++)
+                for (int64_t i = 0; i < kw; i++)
+                    sum += taps[j * kw + i] * *(const sx_near *) (src + j * stride + x + i);
+            *(sx_near *) (out + x) = sum;
+        }
+        /* The last four may do again what those before have done: the same bits. */
+        for (; n >= 4 && x < n; x += 4) {
+            sx_four sum = {0};
+            x = x < n - 4 ? x : n - 4;
+            for (int64_t j = 0; j < kh; j++)
+                for (int64_t i = 0; i < kw; i++) {
+                    sx_four v;
+                    memcpy(&v, src + j * stride + x + i, sizeof v);
+                    sum += taps[j * kw + i] * v;
+                }
+            memcpy(out + x, &sum, sizeof sum);
         }
         for (; x < n; x++) {
             float sum = 0;
@@ -39,6 +63,15 @@ cdef extern from *:
                     sum += taps[j * kw + i] * src[j * stride + x + i];
             out[x] = sum;
         }
+    }
+
+    SX_FILTER_CLONES static void sx_correlate(
+        const float *src, int64_t stride, const float *taps, int64_t kh, int64_t kw, int64_t n, float *out) {
+        /* The usual size once more, for the compiler to unroll. */
+        if (kh == 3 && kw == 3)
+            sx_correlate_taps(src, stride, taps, 3, 3, n, out);
+        else
+            sx_correlate_taps(src, stride, taps, kh, kw, n, out);
     }
 
     SX_FILTER_CLONES static int sx_any_bad(const float *values, int64_t n) {

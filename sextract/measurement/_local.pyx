@@ -4,10 +4,9 @@ What is folded, and how a background comes of it, is ``background/_cell.pxd``; t
 """
 
 from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memset
 
 from sextract.background._cell cimport (
-    MAX_LEVELS, Cell, cut, find_mode, fold_histogram, fold_usable, fold_within, open_cell, scale_levels
+    MAX_LEVELS, Cell, clear_histogram, cut, find_mode, fold_histogram, fold_usable, fold_within, open_cell, scale_levels
 )
 from sextract.measurement._window cimport OFFSET, X0, X1, Y0
 
@@ -30,7 +29,7 @@ cdef inline void fold_piece(Cell *cell, uint32_t *histogram, const float *row, i
     elif stage == 2:
         fold_within(cell, row, n)
     else:
-        fold_histogram(cell, histogram, row, n)
+        fold_histogram(cell, histogram, row, 0, 1, n)
 
 
 cdef void fold_frame(
@@ -64,7 +63,7 @@ cdef inline void close_stage(Cell *cell, uint32_t *histogram, int stage) noexcep
         cut(cell, 1)
     elif stage == 2:
         scale_levels(cell)
-        memset(histogram, 0, (MAX_LEVELS + 1) * sizeof(uint32_t))
+        clear_histogram(cell, histogram)
 
 
 cdef inline float background(const Cell *cell, const uint32_t *histogram, double pearson) noexcept nogil:

@@ -13,6 +13,27 @@ cdef struct Held:
     int64_t hy              # halo of a tile's block
     int64_t hx
 
+cdef struct Tile:
+    # A tile with its halo, where it lies: its rows follow each other.
+    const float *pixels
+    int64_t y0
+    int64_t x0
+    int64_t rows
+    int64_t cols
+
+
+cdef inline bint held_whole(const Held *h, int64_t y0, int64_t x0, int64_t y1, int64_t x1, Tile *tile) noexcept nogil:
+    # The tile that a box lies in; False if it lies in several, or the tile isn't held.
+    cdef int64_t ty = y0 // h.th, tx = x0 // h.tw
+    if (y1 - 1) // h.th != ty or (x1 - 1) // h.tw != tx or h.offset[ty * h.ntx + tx] < 0:
+        return False
+    tile.pixels = h.slab + h.offset[ty * h.ntx + tx]
+    tile.y0 = max(ty * h.th - h.hy, 0)
+    tile.x0 = max(tx * h.tw - h.hx, 0)
+    tile.rows = min((ty + 1) * h.th + h.hy, h.height) - tile.y0
+    tile.cols = min((tx + 1) * h.tw + h.hx, h.width) - tile.x0
+    return True
+
 
 cdef inline bint held_copy(
     const Held *h, int64_t y0, int64_t x0, int64_t y1, int64_t x1, float *out, int64_t stride

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from sextract.dataclass import dataclass
 from sextract.memory.slab import Slab, SlabFull
@@ -87,6 +88,8 @@ class TileManager:
 
     def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything else, at the expense of older tiles; whoever gets it frees it in the slab."""
+        with suppress(SlabFull):
+            return self._slab.alloc(nbytes, owner, low)
         if not self.make_room(nbytes, low):
             self._slab.note_refusal(nbytes, [tile.ref for tile in self._tiles.values() if tile.idle], low)
             raise SlabFull(nbytes, self._slab.free_bytes, self._slab.largest_free())
@@ -151,6 +154,14 @@ class TileManager:
                 break
             freed += self._forget(key)
         return freed
+
+    def forget(self, key: TileKey) -> bool:
+        """Evict a tile if it is held and idle; whether it was."""
+        tile = self._tiles.get(key)
+        if tile is None or not tile.idle:
+            return False
+        self._forget(key)
+        return True
 
     def make_room(self, nbytes: int, low: bool = False) -> bool:
         """Evict idle tiles, least recently used first, until `nbytes` fit; False, and none evicted, if they can't."""

@@ -6,6 +6,7 @@ extensions in turn, and leaves either all outputs or none.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -35,6 +36,7 @@ from sextract.pipeline.plan import Run, families, output_columns
 from sextract.pipeline.stages import Kind, Plan, Stages, uses_sky
 from sextract.reading.source import ImageInfo, ImageSource, open_images
 from sextract.report.files import open_reports
+from sextract.report.trace import Trace, open_trace
 
 __all__ = ["Estimate", "Summary", "estimate", "run"]
 
@@ -86,6 +88,13 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
     SextractError
         One of its kinds; nothing is left behind then.
     """
+    with open_trace(settings.resources.profile) as trace:
+        summary = _run(image, settings, reporter, trace)
+        trace.close()
+    return summary
+
+
+def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace) -> Summary:
     plan = families(settings)
     images = open_images(image, scratch_dir=settings.resources.scratch_dir)
     infos = [image.info for image in images]
@@ -108,7 +117,7 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         stack.callback(recorder.stop)
         if reports.wanted:
             recorder.keep(planned.workers)
-        summary, fitted = _extract(images, settings, plan, planned, slab, recorder, in_memory.catalogue, reporter)
+        summary, fitted = _extract(images, settings, plan, planned, slab, recorder, in_memory.catalogue, reporter, trace)
         recorder.stop()
         if reports.wanted:
             reports.write(recorder, image, fitted.budget, settings.resources.account, fitted.workers)
@@ -117,7 +126,7 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
 
 def _extract(
     images: Sequence[ImageSource], settings: Settings, plan: Plan, planned: Fit, slab: Slab, recorder: Recorder,
-    catalogue_in_memory: bool, reporter: Reporter,
+    catalogue_in_memory: bool, reporter: Reporter, trace: Trace,
 ) -> tuple[Summary, Fit]:  # fmt: skip
     """All extensions, from opening the outputs to having them in place."""
     infos = [image.info for image in images]
@@ -135,8 +144,9 @@ def _extract(
         if recorder.timeline is None:
             # Nobody needs it while the files are finished.
             stack.callback(slab.close)
-        factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks)
-        backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan, recorder)
+        factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks, trace=trace)
+        with trace.main("workers"):
+            backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan, recorder)
         stack.callback(backend.close)
         if fitted.workers < asked:
             used = f"{fitted.workers} are used" if fitted.workers else "one process does the work"
@@ -144,9 +154,11 @@ def _extract(
         slab.restrict(fitted.budget.slab)
         reporter.detail(", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in fitted.budget.lines()))
         work = Run(
-            images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, catalogue_in_memory, recorder
+            images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, catalogue_in_memory, recorder,
+            trace.main,
         )
         detected = sum(_extension(work, k, layout) for k, layout in enumerate(fitted.layouts))
+        trace.count({"parent": os.getpid(), **backend.processes()})
         gauge.exact()
         for source in images:
             source.check_unchanged()
@@ -154,10 +166,11 @@ def _extract(
         slab.shrink()
         backend.close()
         # What may fail comes first, so that there are all outputs or none.
-        checks.seal()
-        with uninterrupted():
-            writer.close()
-            checks.close()
+        with trace.main("finish"):
+            checks.seal()
+            with uninterrupted():
+                writer.close()
+                checks.close()
         reporter.detail(_buffers(slab))
     seconds = recorder.seconds
     pixels = sum(i.width * i.height for i in infos)

@@ -30,15 +30,18 @@ from sextract.pipeline.stages import Kind, Setup, pack, runs_block_bytes, runs_v
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 
-# A task of about ten milliseconds.
-FOOTPRINTS_PER_TASK = 192
-PIXELS_PER_TASK = 60_000
+# A task of some ten milliseconds.
+FOOTPRINTS_PER_TASK = 384
+PIXELS_PER_TASK = 120_000
 
 # Of a giant that lies on disk.
 FRAGMENTS_AT_ONCE = 65536
 
 # How often a list of its pieces may jump before the pages go again, 64 KiB each time.
 JUMPS_AT_ONCE = 64
+
+# Rows above the batch that is measured for which tiles are kept, be there room for more or not.
+BEHIND_ROWS = 512
 
 # Shares of the work, for the progress bar.
 MESH_SHARE, SCAN_SHARE = 0.1, 0.3
@@ -119,7 +122,8 @@ class Extraction:
             self.desk.wait()
         background = self.run.attach_background(maps, grid)
         work = self.desk.store.alloc(layout.complete_bytes, "background")
-        background.complete(self.settings.background, self.desk.view(work, np.dtype(np.uint8), layout.complete_bytes))
+        with self.run.track("complete"):
+            background.complete(self.settings.background, self.desk.view(work, np.dtype(np.uint8), layout.complete_bytes))
         self.slab.free(work)
         if not np.isfinite(background.mean) or not np.isfinite(background.global_rms):
             self._without_background(background)
@@ -176,7 +180,7 @@ class Extraction:
     def _begin(self) -> None:
         g = self.grid
         self.bands: dict[int, Band] = {}
-        self.next_tile = self.next_band = 0
+        self.next_tile = self.next_band = self.passed_tiles = 0
         labels = self.desk.keep(2 * (g.width // 2 + 2) * _components.LABEL_BYTES, "components")
         npieces, ncomponents = self.layout.pool
         self.pieces = [self.desk.alloc(npieces * _components.PIECE_BYTES, "components")]
@@ -227,7 +231,8 @@ class Extraction:
         """Submit what can be; whether anything moved."""
         moved = False
         while self.desk.backend.idle_slots() > 0:
-            if not (self.measuring.submit() or self._submit_blend() or self._submit_scan()):
+            large = bool(self.parts) and self.parts[0][0].npix > PIXELS_PER_TASK
+            if not ((large and self._submit_blend()) or self.measuring.submit() or self._submit_blend() or self._submit_scan()):
                 break
             moved = True
         return moved
@@ -243,6 +248,7 @@ class Extraction:
             runs = self.desk.alloc_for_task(runs_block_bytes(g.rows, first_runs(rows, columns)), "runs")
         except SlabFull:
             return False
+        self._forget_passed()
         block = self.desk.reserve_tile(key)
         if block is None:
             self.slab.free(runs)
@@ -251,6 +257,16 @@ class Extraction:
         self.next_tile += 1
         self.bands.setdefault(ty, Band([None] * g.across, [0] * g.across, g.across))
         return True
+
+    def _forget_passed(self) -> None:
+        """Give up a tile that is hardly looked at any more: pages that were touched before cost less than fresh ones."""
+        while self.passed_tiles < self.next_tile:
+            ty, tx = divmod(self.passed_tiles, self.grid.across)
+            if self.grid.tile(ty, tx).y1 > self.measuring.first_row - BEHIND_ROWS:
+                return
+            self.passed_tiles += 1
+            if self.tiles.forget((self.desk.extension, ty, tx)):
+                return
 
     def _crowded(self) -> bool:
         """Whether what waits for its turn fills half of the slab, so that the scan had better wait as well."""
@@ -279,7 +295,8 @@ class Extraction:
         self.run.progress.advance(SCAN_SHARE * rows * columns / (g.width * g.height))
         while self.next_band in self.bands and self.bands[self.next_band].missing == 0:
             complete = self.bands.pop(self.next_band)
-            self._feed(self.next_band, complete)
+            with self.run.track("join"):
+                self._feed(self.next_band, complete)
             for tx, found in enumerate(complete.runs):
                 assert found is not None
                 self.desk.store.add(self.next_band * g.across + tx, found)
@@ -344,16 +361,21 @@ class Extraction:
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)
-            self.parts.append((blend, Part(0, n)))
+            if pixels > PIXELS_PER_TASK:
+                # One large footprint takes long, and CLEAN waits for it: it goes first.
+                self.parts.appendleft((blend, Part(0, n)))
+            else:
+                self.parts.append((blend, Part(0, n)))
 
     def _submit_blend(self) -> bool:
         if not self.parts and self.components.waiting[0] and not self.desk.busy:
             self._drain(True)
-        if not self.parts:
+        # Giants are taken one at a time, and nobody else waits for them.
+        giants_wait = self.giant is not None
+        place = next((k for k, (_, part) in enumerate(self.parts) if not (giants_wait and part.scratch_bytes)), -1)
+        if place < 0:
             return False
-        b, part = self.parts[0]
-        if part.scratch_bytes and self.giant is not None:
-            return False
+        b, part = self.parts[place]
         # Twice a fragment is what blends of usual fields come to; of a giant it would be much.
         usual = min(2 * b.nfrag + b.npix // 6, b.nfrag + FRAGMENTS_AT_ONCE) + 64
         pieces = max(usual, part.pieces) // 2 * 2 + 2
@@ -367,7 +389,7 @@ class Extraction:
         except SlabFull:
             self.slab.free(out)
             return False
-        self.parts.popleft()
+        del self.parts[place]
         self.giant = scratch if part.scratch_bytes else self.giant
         lease = self.desk.pin(b.rows[0] - self.grid.halo_y, b.rows[1] + self.grid.halo_y)
         head = pack(
@@ -429,8 +451,9 @@ class Extraction:
     def _clean(self, b: Blend) -> None:
         """Give the sources of a batch to CLEAN, in the order of their footprints."""
         self.slab.free(b.ref)
-        for first in sorted(b.found):
-            self.table.take(*b.found[first], self.measuring.written)
+        with self.run.track("clean"):
+            for first in sorted(b.found):
+                self.table.take(*b.found[first], self.measuring.written)
 
     def _final_row(self) -> int:
         """Rows below this one have final masks: no source to come can free a pixel of theirs."""

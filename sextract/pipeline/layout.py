@@ -27,7 +27,7 @@ from sextract.reading.source import ImageInfo
 # A tile is read in one go and stays in a core's cache while it is filtered.
 TILE_BYTES = 2 * MIB
 # Stamps of a batch, or a footprint's pixels with its tree: more is lent when one is larger.
-SCRATCH_TARGET = 4 * MIB
+SCRATCH_TARGET = 8 * MIB
 # A background cell up to this size is held, a larger one is read three times.
 CELL_TARGET = MIB
 # The answers of tasks on the way, CLEAN's tables, the first tables of sources and fragments.  What crowding needs beyond that

@@ -29,6 +29,9 @@ LOOKED_AT = 2048
 # A source that looks this many rows away is set aside.
 FAR_ROWS = 256
 
+# How many batches each worker gets of the sources that are left when no more will come, and the fewest sources of one.
+LAST_SHARES, FEWEST = 3, 96
+
 # Batches that may wait in the slab for the rows before theirs.
 WAITING_BATCHES = 16
 
@@ -38,14 +41,22 @@ MEASURE_SHARE = 0.6
 
 @dataclass(slots=True, eq=False)
 class Some:
-    """Sources of a batch that one task measures: their places in it, and what the task gets of them.
+    """Sources of a batch that one task measures: where they are (SOURCE array, and which of it), and their places in the batch.
 
     `aside` is where their fragments are, if they were set aside; those of others are the table's.
     """
 
-    sources: NDArray[Any]
+    rows: NDArray[Any]
+    index: NDArray[np.int64]
     place: NDArray[np.int64]
     aside: Aside | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def put(self, out: NDArray[Any]) -> None:
+        """Copy them to `out`, without an array between."""
+        np.take(self.rows, self.index, out=out, mode="clip")
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +69,7 @@ class Aside:
     batch: Measured
     ref: BlockRef
     n: int
-    row: int
+    row: int = 0
     next: int = 0
     left: int = 0
 
@@ -67,7 +78,8 @@ class Aside:
 class Measured:
     """A batch of sources at absolute places [first, last) of the table, and the rows they will have.
 
-    `open` counts what is still to be measured, `attached` tasks that use fragments of the table.
+    `open` counts what is still to be measured, `attached` tasks that use fragments of the table; `crashed`: the row of a source
+    that wasn't measured lacks the columns that follow from it.
     """
 
     first: int
@@ -77,6 +89,7 @@ class Measured:
     row: int
     open: int = 0
     attached: int = 0
+    crashed: bool = False
     done: bool = False
     written: bool = False
 
@@ -97,13 +110,15 @@ class Measuring:
     ----------
     written : int
         Absolute place in the table up to which nothing of it is needed any more.
+    first_row : int
+        First row that the latest batch looks at.
     """
 
     def __init__(self, desk: Desk, table: SourceTable, final_row: Callable[[], int], ending: Callable[[], bool]) -> None:
         self.desk, self.table, self.grid, self.run = desk, table, desk.grid, desk.run
         self._final_row, self._ending = final_row, ending
-        # Of all that might, one worker alone imports astropy.
-        self._affinity = 0 if imports_astropy(self.run.plan, [image.info for image in self.run.images]) else None
+        # Of all that might, one worker alone imports astropy; without it these columns are done with the others.
+        self._tables = imports_astropy(self.run.plan, [image.info for image in self.run.images])
         self._batches: deque[Measured] = deque()
         self._attached: deque[Measured] = deque()
         self._complete: deque[Measured] = deque()
@@ -111,7 +126,7 @@ class Measuring:
         self._loading: set[TileKey] = set()
         self._loaded_for = -1
         self._row = 0
-        self.written = 0
+        self.written = self.first_row = 0
 
     @property
     def idle(self) -> bool:
@@ -137,31 +152,39 @@ class Measuring:
         far = rows["spare"][alive] - rows["y"][alive] > FAR_ROWS
         late = np.flatnonzero((np.minimum(rows["spare"][alive], self.grid.height) > final) & ~far)
         ready = int(late[0]) if len(late) else len(alive)
-        most = self.run.sources_per_task
+        most = self._most()
         few = ready < most and len(rows) < LOOKED_AT
         if ready == 0 or (few and not self._ending() and self.desk.busy):
             return False
         n = min(ready, most)
-        chosen, far, place = rows[alive[:n]], far[:n], np.arange(n)
-        near = Some(chosen[~far], place[~far])
-        first, last = t.base + t.batched, t.base + t.batched + int(alive[n - 1]) + 1
-        if len(near.sources) and not self._have_tiles(first, near.sources):
+        alive, far, place = alive[:n], far[:n], np.arange(n)
+        near = Some(rows, alive[~far], place[~far])
+        first, last = t.base + t.batched, t.base + t.batched + int(alive[-1]) + 1
+        if len(near) and not self._have_tiles(first, near):
             return False
-        m = Measured(first, last, BlockRef(0, 0), n, int(chosen["row"][-1]))
+        m = Measured(first, last, BlockRef(0, 0), n, int(rows["row"][alive[-1]]))
         try:
             m.rows = self.desk.alloc_for_task(n * self.run.plan.row.itemsize, "rows")
         except SlabFull:
             return False
         eaten = t.eaten_by(first, last) if self.run.paints else 0
-        if (len(near.sources) or eaten) and not self._measure(m, near, final, eaten):
+        if (len(near) or eaten) and not self._measure(m, near, final, eaten):
             self.desk.slab.free(m.rows)
             return False
-        self._set_aside(m, chosen[far], place[far])
+        self._set_aside(m, Some(rows, alive[far], place[far]))
         t.batched = last - t.base
         self._batches.append(m)
         if m.attached:
             self._attached.append(m)
         return True
+
+    def _most(self) -> int:
+        """How many sources a batch has: less when the last ones are shared out, so that all workers end at the same time."""
+        most = self.run.sources_per_task
+        if not self._ending():
+            return most
+        share = (self.table.numbered - self.table.batched) // (LAST_SHARES * self.desk.backend.workers)
+        return min(max(share, FEWEST), most)
 
     def _next_rows(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Rows of the table that no batch has yet, some of them, and which of these weren't eaten."""
@@ -178,8 +201,8 @@ class Measuring:
         for aside in self._aside:
             if aside.row <= final:
                 sources, places = self._views(aside)
-                k = slice(aside.next, aside.next + 1)
-                if not self._measure(aside.batch, Some(sources[k], places[k], aside), final, 0):
+                k = np.array([aside.next])
+                if not self._measure(aside.batch, Some(sources, k, places[k], aside), final, 0):
                     return False
                 aside.next += 1
                 if aside.next == aside.n:
@@ -192,36 +215,35 @@ class Measuring:
         places = self.desk.view(aside.ref, np.dtype(np.int64), aside.n, aside.n * SOURCE.itemsize)
         return self.desk.view(aside.ref, SOURCE, aside.n), places
 
-    def _set_aside(self, m: Measured, sources: NDArray[Any], places: NDArray[np.int64]) -> None:
+    def _set_aside(self, m: Measured, some: Some) -> None:
         """Have sources wait, each to be measured alone, with copies of their fragments."""
-        n = len(sources)
+        n = len(some)
         if n == 0:
             return
-        head = n * (SOURCE.itemsize + 8)
-        ends = np.cumsum(sources["nfragments"]) * FRAGMENT.itemsize + head
+        nbytes = some.rows["nfragments"][some.index] * FRAGMENT.itemsize
+        ends = np.cumsum(nbytes) + n * (SOURCE.itemsize + 8)
         ref = self.desk.alloc(int(ends[-1]), "sources")
-        row = min(int(sources["spare"].max()), self.grid.height)
-        aside = Aside(m, ref, n, row, left=n)
-        kept, kept_places = self._views(aside)
-        kept[:], kept_places[:] = sources, places
+        aside = Aside(m, ref, n, left=n)
+        kept, places = self._views(aside)
+        some.put(kept)
+        places[:] = some.place
+        aside.row = min(int(kept["spare"].max()), self.grid.height)
         # Where each one's fragments begin; the memoryview copies don't pass through an array.
-        kept["fragments"] = ref.offset + ends - sources["nfragments"] * FRAGMENT.itemsize
-        for old, new, nbytes in zip(
-            sources["fragments"].tolist(), kept["fragments"].tolist(), (sources["nfragments"] * FRAGMENT.itemsize).tolist(),
-            strict=True,
-        ):  # fmt: skip
-            self.desk.store.copy(old, new, nbytes)
+        old = kept["fragments"].tolist()
+        kept["fragments"] = ref.offset + ends - nbytes
+        for one in zip(old, kept["fragments"].tolist(), nbytes.tolist(), strict=True):
+            self.desk.store.copy(*one)
         m.open += n
         self._aside.append(aside)
 
-    def _have_tiles(self, first: int, sources: NDArray[Any]) -> bool:
+    def _have_tiles(self, first: int, some: Some) -> bool:
         """Whether a batch may go: tiles it looks at that were given up are loaded again first, once, if there is room."""
         if self._loading:
             return False
         if self._loaded_for == first:
             return True
         self._loaded_for = first
-        y0, y1 = self._rows_of(sources)
+        y0, y1 = self._rows_of(some)
         g = self.grid
         for ty in range(y0 // g.rows, (y1 - 1) // g.rows + 1):
             for tx in range(g.across):
@@ -237,13 +259,17 @@ class Measuring:
 
     def _measure(self, m: Measured, some: Some, final: int, neaten: int) -> bool:
         """Submit sources of a batch, and, if it is to be painted, what the batch has eaten; False if there is no room."""
-        g, n, sources = self.grid, len(some.sources), some.sources
-        y0, y1 = self._rows_of(sources)
+        g, n = self.grid, len(some)
+        y0, y1 = self._rows_of(some)
+        if some.aside is None and n:
+            self.first_row = y0
         # Whole rows of tiles may be looked at, so all that CLEAN freed in them is needed.
         bands = range(y0 // g.rows, (y1 - 1) // g.rows + 1)
         top, bottom = bands.start * g.rows, bands.stop * g.rows
         nfreed = self.table.freed.count(bands)
-        place_at = n * SOURCE.itemsize
+        # The task works on a copy, so that it can be repeated.
+        copy_at = n * SOURCE.itemsize
+        place_at = 2 * copy_at
         eaten_at = place_at + 8 * n
         freed_at = eaten_at + neaten * EATEN.itemsize
         try:
@@ -251,15 +277,16 @@ class Measuring:
         except SlabFull:
             return False
         runs = self.desk.store.pin(bands.start * g.across, min(bands.stop, g.down) * g.across)
-        self.desk.view(ref, SOURCE, n)[:] = sources
+        sources = self.desk.view(ref, SOURCE, n)
+        some.put(sources)
         self.desk.view(ref, np.dtype(np.int64), n, place_at)[:] = some.place
         if neaten:
             self.table.eaten_by(m.first, m.last, self.desk.view(ref, EATEN, neaten, eaten_at))
         self.table.freed.copy(bands, self.desk.view(ref, FRAGMENT, nfreed, freed_at))
         lease = self.desk.pin(y0, y1)
         head = pack(
-            n, ref.offset, ref.offset + place_at, ref.offset + freed_at, nfreed, m.rows.offset, m.nrows, top,
-            min(final, bottom), ref.offset + eaten_at, neaten,
+            n, ref.offset, ref.offset + copy_at, ref.offset + place_at, ref.offset + freed_at, nfreed, m.rows.offset, m.nrows,
+            top, min(final, bottom), ref.offset + eaten_at, neaten,
         )  # fmt: skip
         payload = head + self.desk.tile_pairs(lease)
         m.open += n if some.aside is None else 0
@@ -277,40 +304,39 @@ class Measuring:
                     self.desk.slab.free(some.aside.ref)
 
         def measured(reply: Reply) -> None:
-            late = reply.reshape(-1, 2)
-            again = sources[late[:, 0]]
-            again["spare"] = np.maximum(again["spare"], late[:, 1])
-            self._set_aside(m, again, some.place[late[:, 0]])
+            late, row = reply.reshape(-1, 2).T
+            sources["spare"][late] = np.maximum(sources["spare"][late], row)
+            self._set_aside(m, Some(sources, late, some.place[late]))
             give_back()
             self._next_step(m)
 
         def crashed(died: str) -> None:
             if n == 1:
-                self._fill_row(m, some, died)
+                self._fill_row(m, sources[0], some.place[0], died)
+                m.crashed = True
             else:
-                self._set_aside(m, sources, some.place)
+                self._set_aside(m, Some(sources, np.arange(n), some.place))
             give_back()
             self._next_step(m)
 
         self.desk.submit(Kind.MEASURE, payload, measured, crashed=crashed)
         return True
 
-    def _rows_of(self, sources: NDArray[Any]) -> tuple[int, int]:
+    def _rows_of(self, some: Some) -> tuple[int, int]:
         """Rows that these sources may look at: as far up as down, and a little more."""
-        if not len(sources):
+        if not len(some):
             return 0, 1
-        half = sources["spare"] - sources["y"]
-        y0 = int(np.clip(np.floor((sources["y"] - half).min()) - 4, 0, self.grid.height - 1))
-        return y0, int(min(sources["spare"].max(), self.grid.height))
+        y, last = some.rows["y"][some.index], some.rows["spare"][some.index]
+        y0 = int(np.clip(np.floor((2 * y - last).min()) - 4, 0, self.grid.height - 1))
+        return y0, int(min(last.max(), self.grid.height))
 
-    def _fill_row(self, m: Measured, some: Some, died: str) -> None:
+    def _fill_row(self, m: Measured, s: Any, place: int, died: str) -> None:
         """The row of a source that crashes workers: what is known without looking at it, and a flag."""
-        s = some.sources[0]
         self.run.reporter.warning(
             f"measuring source {s['number']} at ({s['x'] + 1:.1f}, {s['y'] + 1:.1f}) crashed two workers ({died}): "
             "its measurements are NaN, FLAGS 128"
         )
-        row = self.desk.view(m.rows, self.run.plan.row, m.nrows)[some.place[0] : some.place[0] + 1]
+        row = self.desk.view(m.rows, self.run.plan.row, m.nrows)[place : place + 1]
         known = {
             "NUMBER": s["number"], "ID_PARENT": s["parent"], "EXT_NUMBER": self.desk.info.ext_number, "X_IMAGE": s["x"] + 1,
             "Y_IMAGE": s["y"] + 1, "X_IMAGE_DBL": s["x"] + 1, "Y_IMAGE_DBL": s["y"] + 1, "FLAGS": s["flags"] | 128,
@@ -322,9 +348,8 @@ class Measuring:
         """When all sources of a batch are measured: the columns that follow from the row."""
         if m.open:
             return
-        if self.run.plan.table and self.run.shelf is None:
-            rows = pack(m.rows.offset, m.nrows)
-            self.desk.submit(Kind.TABLE, rows, lambda reply: self._completed(m), affinity=self._affinity)
+        if self.run.shelf is None and (self._tables or (m.crashed and self.run.plan.table)):
+            self.desk.submit(Kind.TABLE, pack(m.rows.offset, m.nrows), lambda reply: self._completed(m), affinity=0)
         else:
             self._completed(m)
 
@@ -337,7 +362,8 @@ class Measuring:
         """Write the rows whose turn it is, and let go of what is no longer needed."""
         while self._batches and self._batches[0].done:
             m = self._batches.popleft()
-            self.run.take(self.desk.view(m.rows, self.run.plan.row, m.nrows))
+            with self.run.track("write"):
+                self.run.take(self.desk.view(m.rows, self.run.plan.row, m.nrows))
             self.desk.slab.free(m.rows)
             m.written = True
             self.run.progress.advance(MEASURE_SHARE * max(m.row - self._row, 0) / self.grid.height)

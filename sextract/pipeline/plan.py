@@ -32,9 +32,12 @@ from sextract.pipeline.stages import Plan
 from sextract.reading.header import gain_and_saturation, pixel_scale_from
 from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import BlockRef, Frame
+from sextract.report.trace import Track
 
-# A task of about ten milliseconds; and what rows of a task, and arrays of the elements of a vector, may take.
-SOURCES_PER_TASK = 192
+# A task of some ten milliseconds; what the stamps of a usual source take, cut two or three times, if none is to be cut again;
+# and what rows of a task, and arrays of the elements of a vector, may take.
+SOURCES_PER_TASK = 768
+SCRATCH_PER_SOURCE = 10 * 1024
 ROWS_BYTES, VECTOR_BYTES = MIB, 64 * 1024
 # Rows given to a writer at a time.
 PIECE_BYTES = 64 * 1024
@@ -95,21 +98,23 @@ class Run:
     barren : int
         Extensions so far in which no background could be measured.
     sources_per_task : int
-        Fewer where columns are long vectors.
+        Fewer where columns are long vectors, or scratch is small.
     lent_bytes : int
         Of tiles and their runs that a task may have mapped; see `layout.Fit`.
     recorder : Recorder
+    track : Track
+        This process's, in the trace.
     """
 
     def __init__(
         self, images: Sequence[ImageSource], settings: Settings, plan: Plan, slab: Slab, backend: Backend, gauge: Gauge,
         writer: CatalogueWriter, checks: CheckImages, reporter: Reporter, fit: Fit, catalogue_in_memory: bool,
-        recorder: Recorder,
+        recorder: Recorder, track: Track,
     ) -> None:  # fmt: skip
         self.images, self.settings, self.plan, self.slab, self.backend = images, settings, plan, slab, backend
         self.gauge, self.writer, self.checks, self.reporter = gauge, writer, checks, reporter
         self.tiles = TileManager(slab)
-        self.recorder = recorder
+        self.recorder, self.track = recorder, track
         recorder.cached = lambda: self.tiles.idle_bytes
         self.parents = 0
         self.barren = self.beyond = 0
@@ -129,7 +134,10 @@ class Run:
         self.progress: Progress
         # Families make float64 arrays with two entries for each element of a vector, unless they write into rows.
         elements = max((math.prod(d) for name, d in plan.dims.items() if name not in self._direct(plan)), default=1)
-        most = min(ROWS_BYTES // plan.row.itemsize, VECTOR_BYTES // (16 * elements), SOURCES_PER_TASK)
+        scratch = min(layout.scratch_bytes for layout in fit.layouts)
+        most = min(
+            ROWS_BYTES // plan.row.itemsize, VECTOR_BYTES // (16 * elements), SOURCES_PER_TASK, scratch // SCRATCH_PER_SOURCE
+        )
         self.sources_per_task = max(most, 1)
 
     @staticmethod

@@ -19,7 +19,7 @@ from sextract.pipeline.runs import Freed, RunStore
 from sextract.pipeline.stages import EATEN
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
-# Entries of the hash table over the window, and neighbours of one source that are listed.
+# Entries of the hash table over the window, and sources that one eats of which a list is made.
 HEADS = 16384
 FOUND = 65536
 
@@ -83,7 +83,7 @@ class SourceTable:
         )
         self._table: NDArray[Any] = np.empty(0, SOURCE)
         self._table_ref: BlockRef | None = None
-        self._follow_ref: BlockRef | None = None
+        self._entries_ref: BlockRef | None = None
         self.base = 0
         self._grow(2048)
         self._freed_ref = store.alloc_somewhere(FRAGMENT.itemsize * PORTION, "clean")
@@ -109,18 +109,19 @@ class SourceTable:
     def _grow(self, capacity: int) -> None:
         count = self.count
         table = self.store.alloc_somewhere(capacity * SOURCE.itemsize, "sources")
-        follow = self.store.alloc_somewhere(4 * capacity, "sources")
+        entries = self.store.alloc_somewhere(_clean.ENTRY_BYTES * capacity, "sources")
         new = self._view(table, SOURCE, capacity)
-        if self._table_ref is not None and self._follow_ref is not None:
+        if self._table_ref is not None and self._entries_ref is not None:
             self.store.copy(self._table_ref.offset, table.offset, count * SOURCE.itemsize)
             self.slab.free(self._table_ref)
-            self.slab.free(self._follow_ref)
-        self._table_ref, self._follow_ref, self._table = table, follow, new
+            self.slab.free(self._entries_ref)
+        self._table_ref, self._entries_ref, self._table = table, entries, new
         self._attach(count)
 
     def _attach(self, count: int) -> None:
-        assert self._follow_ref is not None
-        self.cleaner.attach(self._table, self._view(self._follow_ref, np.dtype(np.int32), len(self._table)), count)
+        assert self._entries_ref is not None
+        entries = self._view(self._entries_ref, np.dtype(np.uint8), self._entries_ref.nbytes)
+        self.cleaner.attach(self._table, entries, count)
         for first in range(0, count, PORTION):
             self.cleaner.index(first, min(first + PORTION, count))
             self.store.let_go()
@@ -199,7 +200,7 @@ class SourceTable:
 
     def close(self) -> None:
         """Free everything."""
-        tables = *self._kept, self._table_ref, self._follow_ref, self._freed_ref, self.freed.kept
+        tables = *self._kept, self._table_ref, self._entries_ref, self._freed_ref, self.freed.kept
         for ref in (*tables, *(r for _, r in self._outputs)):
             if ref is not None:
                 self.slab.free(ref)

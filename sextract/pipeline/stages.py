@@ -8,6 +8,7 @@ that each method unpacks.
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
@@ -30,6 +31,7 @@ from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
+from sextract.report.trace import Trace, Track
 
 # A source that was eaten: where its fragments are, and the NUMBER of its eater.
 EATEN = np.dtype([("fragments", "<i8"), ("nfragments", "<i8"), ("number", "<i8")])
@@ -103,9 +105,9 @@ def imports_astropy(plan: Plan, infos: Sequence[ImageInfo]) -> bool:
     return uses_sky(plan) and any(needs_astropy(info.header) for info in infos)
 
 
-def pack(*values: int | Sequence[int] | NDArray[Any]) -> bytes:
-    """Integers and arrays of integers, one after the other."""
-    return b"".join(np.asarray(v, np.int64).tobytes() for v in values)
+def pack(*values: int) -> bytes:
+    """Integers, one after the other."""
+    return struct.pack(f"<{len(values)}q", *values)
 
 
 def runs_block_bytes(rows: int, nruns: int) -> int:
@@ -142,17 +144,23 @@ class Stages:
     settings : Settings
     plan : Plan
     checks : CheckImages
+    trace : Trace
     """
 
     def __init__(
-        self, slot: int, slab: Slab, images: Sequence[ImageSource], settings: Settings, plan: Plan, checks: CheckImages
-    ) -> None:
+        self, slot: int, slab: Slab, images: Sequence[ImageSource], settings: Settings, plan: Plan, checks: CheckImages,
+        trace: Trace,
+    ) -> None:  # fmt: skip
         self.slot, self.slab, self.images, self.settings, self.plan, self.checks = slot, slab, images, settings, plan, checks
         self.bytes = np.frombuffer(slab.bytes_view(0, slab.extent), np.uint8)
         self.floats = self.bytes[: len(self.bytes) // 4 * 4].view(np.float32)
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
+        self.track = trace.track(slot + 1)
+        # What imports astropy is counted apart, and is one worker's.
+        alone = imports_astropy(plan, [image.info for image in images])
+        self.at_once = () if alone else plan.table
         self.counts_rss = settings.resources.account == "rss"
         self.kept: tuple[BlockRef, ...] = ()
         self.handlers: dict[int, Callable[[bytes], bytes]] = {
@@ -167,10 +175,12 @@ class Stages:
 
     def __call__(self, kind: int, payload: bytes) -> bytes:
         try:
-            return self.handlers[kind](payload)
+            with self.track(Kind(kind).name.lower()):
+                return self.handlers[kind](payload)
         finally:
             self.settle()
             self._unmap()
+            self.track.flush()
 
     def settle(self) -> None:
         """Let go of what lies behind the slab."""
@@ -196,9 +206,7 @@ class Stages:
         header = self.images[0].info.header
         frame = Frame(side, side, threshold=1.0, analysis_threshold=1.0, header=header)
         batch = Batch(sources, frame, self.settings, dims, cutter, arena)
-        # What imports astropy is counted apart, and is one worker's.
-        table = () if imports_astropy(self.plan, [image.info for image in self.images]) else self.plan.table
-        for name in (*self.plan.batch, *table):
+        for name in self.plan.batch + self.at_once:
             MEASUREMENTS.get(name).run(batch)
         give_back()
         return b""
@@ -236,9 +244,14 @@ class Stages:
         """Background-subtracted pixels of a box, from the file; the number of bad ones."""
         # Whoever looks farther than the tiles it was lent may touch the runs of many more.
         self._unmap()
-        bad = self.image.read_into(box, out, self.reading)
-        self.background.subtract(box, out, self.reading)
+        bad = self._read(box, out)
+        with self.track("subtract"):
+            self.background.subtract(box, out, self.reading)
         return bad
+
+    def _read(self, box: Box, out: NDArray[np.float32]) -> int:
+        with self.track("read", pixels=box.size):
+            return self.image.read_into(box, out, self.reading)
 
     def mesh(self, payload: bytes) -> bytes:
         """Statistics of background cells [i0, i1) in rows of cells [j0, j1); the numbers of bad pixels and of cells."""
@@ -252,9 +265,10 @@ class Stages:
                 continue
             shape = y1 - y0, x1 - x0
             pixels = self.scratch[SCRATCH_BYTES : SCRATCH_BYTES + 4 * shape[0] * shape[1]].view(np.float32).reshape(shape)
-            bad += self.image.read_into(Box(y0, x0, y1, x1), pixels, self.reading)
+            bad += self._read(Box(y0, x0, y1, x1), pixels)
             out = self.background.back[j, i0:i1], self.background.sigma[j, i0:i1]
-            cell_statistics(pixels, grid, j, *out, self.scratch[:SCRATCH_BYTES])
+            with self.track("cells"):
+                cell_statistics(pixels, grid, j, *out, self.scratch[:SCRATCH_BYTES])
         return pack(bad, (j1 - j0) * (i1 - i0))
 
     def _stream_cell(self, j: int, i: int) -> int:
@@ -269,7 +283,7 @@ class Stages:
             for ya in range(y0, y1, step):
                 box = Box(ya, x0, min(ya + step, y1), x1)
                 pixels = strip[: 4 * box.size].view(np.float32).reshape(box.shape)
-                bad += self.image.read_into(box, pixels, self.reading)
+                bad += self._read(box, pixels)
                 cell.fold(stage, ya, pixels)
             cell.close(stage)
         self.background.back[j, i], self.background.sigma[j, i] = cell.mode()
@@ -293,9 +307,10 @@ class Stages:
         assert self.frame is not None
         y, x = tile.y0 - box.y0, tile.x0 - box.x0
         before = done
-        done = _scan.scan(
-            block, self.taps, y, x, y + rows, x + columns, tile.x0, self.frame.threshold, bad > 0, line, start, runs, done
-        )
+        with self.track("runs"):
+            done = _scan.scan(
+                block, self.taps, y, x, y + rows, x + columns, tile.x0, self.frame.threshold, bad > 0, line, start, runs, done
+            )
         if before == 0 and self.planes:
             self._write_planes(tile, block, y, x, bad > 0)
         return pack(done, int(start[done]), bad)
@@ -395,7 +410,8 @@ class Stages:
 
     def _cutter(self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int] = (0, 0)) -> StampCutter:
         arena = self._arena_floats()
-        return StampCutter(
+        return TracedCutter(
+            track=self.track,
             grid=self.tiles,
             slab=self.bytes,
             floats=self.floats,
@@ -430,10 +446,11 @@ class Stages:
     def measure(self, payload: bytes) -> bytes:
         """Measure a batch of sources; answers with pairs of those that must wait: index, row that must be final."""
         head = np.frombuffer(payload, np.int64)
-        n, source_at, place_at, freed_at, nfreed, rows_at, nrows, first_row, final_row = head[:9].tolist()
-        eaten_at, neaten = head[9:11].tolist()
-        self._hold(head[11:].reshape(-1, 2))
+        n, source_at, copy_at, place_at, freed_at, nfreed, rows_at, nrows, first_row, final_row = head[:10].tolist()
+        eaten_at, neaten = head[10:12].tolist()
+        self._hold(head[12:].reshape(-1, 2))
         sources = self.bytes[source_at : source_at + n * SOURCE.itemsize].view(SOURCE)
+        copies = self.bytes[copy_at : copy_at + n * SOURCE.itemsize].view(SOURCE)
         place = self.bytes[place_at : place_at + 8 * n].view(np.int64)
         freed = self.bytes[freed_at : freed_at + nfreed * FRAGMENT.itemsize].view(FRAGMENT)
         rows = self.bytes[rows_at : rows_at + nrows * self.plan.row.itemsize].view(self.plan.row)
@@ -443,13 +460,15 @@ class Stages:
         left = np.arange(n)
         while len(left):
             try:
-                self._measure(sources[left], freed, (first_row, final_row), rows, place[left])
+                some = copies[: len(left)]
+                np.take(sources, left, out=some, mode="clip")
+                self._measure(some, freed, (first_row, final_row), rows, place[left])
                 break
             except NeedRows as need:
                 late = {int(left[i]): row for i, row in need.rows.items()}
                 waiting.update(late)
                 left = np.array([i for i in left if i not in late], np.int64)
-        return pack([v for pair in waiting.items() for v in pair])
+        return pack(*(v for pair in waiting.items() for v in pair))
 
     def _paint(self, sources: NDArray[Any], eaten: NDArray[Any]) -> None:
         """SEGMENTATION: each source's own pixels, and those of what it ate."""
@@ -482,14 +501,15 @@ class Stages:
     def _measure(
         self, sources: NDArray[Any], freed: NDArray[Any], ready: tuple[int, int], rows: NDArray[Any], place: NDArray[np.int64]
     ) -> None:
-        """Run all families on copies of some sources and put what they give in their rows."""
+        """Run all families on some sources and put what they give in their rows."""
         assert self.frame is not None
         batch = Batch(
             sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, ready),
             self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place,
         )  # fmt: skip
-        for name in self.plan.batch:
-            MEASUREMENTS.get(name).run(batch)
+        for name in self.plan.batch + self.at_once:
+            with self.track(name, sources=len(sources)):
+                MEASUREMENTS.get(name).run(batch)
         for name in self.plan.row.names or ():
             if name in batch.values:
                 rows[name][place] = batch[name]
@@ -507,11 +527,26 @@ class Stages:
             self.scratch[:0].view(np.float32), values={name: rows[name] for name in self.plan.row.names or ()},
         )  # fmt: skip
         for name in self.plan.table:
-            MEASUREMENTS.get(name).run(batch)
+            with self.track(name, sources=n):
+                MEASUREMENTS.get(name).run(batch)
         for name in self.plan.row.names or ():
             if batch[name] is not rows[name]:
                 rows[name] = batch[name]
         return b""
+
+
+@dataclass(kw_only=True)
+class TracedCutter(StampCutter):
+    """Cuts stamps, and shows in the trace when."""
+
+    track: Track
+
+    def cut_many(
+        self, index: NDArray[np.int64], boxes: NDArray[np.int64], offsets: NDArray[np.int64], arena: NDArray[np.float32]
+    ) -> None:
+        """See `measure.Cutter`."""
+        with self.track("stamps", stamps=len(index)):
+            StampCutter.cut_many(self, index, boxes, offsets, arena)
 
 
 @dataclass(slots=True)

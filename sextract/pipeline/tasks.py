@@ -96,7 +96,9 @@ class Desk:
 
     def wait(self) -> None:
         """Take the answers that are there, or wait for one."""
-        for result in self.backend.wait(0.2):
+        with self.run.track("wait"):
+            results = self.backend.wait(0.2)
+        for result in results:
             self._answer(result)
         # In this order, so that the gauge sees what lies behind the slab and is held all the same.
         self.run.sample()
@@ -104,7 +106,7 @@ class Desk:
 
     def drop(self) -> None:
         """Let go of what this process has touched behind the slab; it is written by the next `settle`."""
-        if self.slab.overflow is not None:
+        if self.slab.overflow is not None and self.slab.overflow.used:
             self.slab.overflow.drop()
 
     def settle(self) -> None:
@@ -137,7 +139,7 @@ class Desk:
     def tile_pairs(self, lease: Lease) -> bytes:
         """Index and place of the tiles of a lease, for a task."""
         across = self.grid.across
-        return pack([v for (_, ty, tx), ref in lease.refs.items() for v in (ty * across + tx, ref.offset)])
+        return pack(*(v for (_, ty, tx), ref in lease.refs.items() for v in (ty * across + tx, ref.offset)))
 
     def reserve_tile(self, key: TileKey) -> BlockRef | None:
         """A block for a tile about to be loaded; None if there is no room."""

@@ -19,9 +19,11 @@ cdef extern from *:
     static inline uint32_t sx_swap32(uint32_t v) { return __builtin_bswap32(v); }
     static inline uint64_t sx_swap64(uint64_t v) { return __builtin_bswap64(v); }
 
-    /* One row, for AVX2 too where the machine has it: it is elementwise, so the bits are the same.  The test on the result
-       catches NaN, infinities, what overflows float32 and what is as low as the mark itself, without a branch. */
-    #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+    /* One row, for AVX2 and AVX-512 too where the machine has it: it is elementwise, so the bits are the same.  The test on the
+       result catches NaN, infinities, what overflows float32 and what is as low as the mark itself, without a branch. */
+    #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
+    #define SX_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+    #elif defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
     #define SX_CLONES __attribute__((target_clones("avx2", "default")))
     #else
     #define SX_CLONES

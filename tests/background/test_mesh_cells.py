@@ -32,7 +32,7 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("size", [(64, 64), (17, 31), (8, 8), (3, 1)])
+@pytest.mark.parametrize("size", [(64, 64), (33, 40), (17, 31), (8, 8), (3, 1)])
 @pytest.mark.parametrize("field", FIELDS)
 def test_twin(field, size):
     image = FIELDS[field](RNG(4), (100, 130)).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sextract.deblending._clean import Cleaner
+from sextract.deblending._clean import ENTRY_BYTES, Cleaner
 from sextract.records import FRAGMENT, SOURCE
 
 
@@ -127,7 +127,7 @@ def run(
             new = np.zeros(last + min(grow, len(sources)), SOURCE)
             new[:first] = table[:first]
             table = new
-            cleaner.attach(table, np.zeros(len(table), np.int32), first)
+            cleaner.attach(table, np.zeros(ENTRY_BYTES * len(table), np.uint8), first)
             cleaner.index(0, first // 2)
             cleaner.index(first // 2, first)
         table[first:last] = sources[first:last]
@@ -196,7 +196,7 @@ def test_compaction_keeps_the_rest() -> None:
     freed = np.zeros(len(fragments), FRAGMENT)
     cleaner = Cleaner(1.0, True, 60, 1, *size, np.zeros(64, np.int32), np.zeros(999, np.int32))
     table, base, eaters = np.zeros(200, SOURCE), 0, [-1] * len(sources)
-    cleaner.attach(table, np.zeros(200, np.int32), 0)
+    cleaner.attach(table, np.zeros(ENTRY_BYTES * 200, np.uint8), 0)
     for first in range(0, 600, 50):
         count = first - base
         if count + 50 > 200:
@@ -207,7 +207,7 @@ def test_compaction_keeps_the_rest() -> None:
             moved = table["number"][: count - gone]
             moved[moved < 0] += gone
             base, count = base + gone, count - gone
-            cleaner.attach(table, np.zeros(200, np.int32), count)
+            cleaner.attach(table, np.zeros(ENTRY_BYTES * 200, np.uint8), count)
             cleaner.index(0, count)
         table[count : count + 50] = sources[first : first + 50]
         assert cleaner.add(count + 50, slab, freed)[1] == 0

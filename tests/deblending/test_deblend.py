@@ -78,6 +78,46 @@ def test_equal_pixels() -> None:
     assert check(scene, scene.run()) >= 2
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_values_that_are_often_equal(seed: int) -> None:
+    # Several maxima, passes and levels at a time.  Shapes are left out: angles of symmetric ones are a matter of rounding.
+    image = np.round(np.maximum(blobs(seed, (40, 50), 25, 12, 0.8), 0) / (1 + seed % 3)).astype(np.float32)
+    nthresh, mincont = [32, 64, 7, 3][seed // 3], [0.0, 1e-4, 3e-3][seed % 3]
+    settings = Settings(threshold=0.7, mincont=mincont, minarea=1 + seed % 4, nthresh=nthresh)
+    scene = Scene(image, settings, NO_TAPS)
+    found = scene.run()
+    assert found.pixels == [p for _, _, p in scene.twin()]
+    assert (found.sources["flags"] & 2).sum() > 3
+
+
+def ridge(gap: int) -> Any:
+    """A footprint as long as the frame, or in two halves."""
+    image = np.maximum(blobs(6, (44, 1600), 260, 20), 0)
+    image[20, : 800 - gap] = np.maximum(image[20, : 800 - gap], 2)
+    image[20, 800 + gap :] = np.maximum(image[20, 800 + gap :], 2)
+    image[:, 800 - gap : 800 + gap] = 0
+    return image.astype(np.float32)
+
+
+@pytest.mark.parametrize("gap", [0, 2])
+def test_small_boxes_and_large_ones(gap: int) -> None:
+    # Up to 65,536 pixels the tree grows from maxima, beyond from runs.
+    scene = Scene(ridge(gap), Settings(threshold=0.6, mincont=2e-4), NO_TAPS)
+    box = (scene.footprints["xmax"] - scene.footprints["xmin"] + 3) * (scene.footprints["ymax"] - scene.footprints["ymin"] + 3)
+    assert box.max() > 65536 if gap == 0 else 30000 < box.max() <= 65536
+    assert check(scene, scene.run()) > 40
+
+
+@pytest.mark.parametrize("bright", [1e6, 1e9])
+def test_peaks_far_above_the_threshold(bright: float) -> None:
+    # Beyond a range of 2²⁹ sums aren't exact, and branches are summed run by run.
+    image = blobs(3, (40, 50), 20)
+    image[20, 20:23] += bright
+    image[22, 30] += bright / 3
+    scene = Scene(image, Settings(threshold=1.0, mincont=1e-8, minarea=1), GAUSS)
+    assert check(scene, scene.run()) > 1
+
+
 def test_lines_of_single_pixels() -> None:
     image = np.zeros((30, 40), np.float32)
     image[3, 2:38] = np.tile([5, 9, 2], 12)

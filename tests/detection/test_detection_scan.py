@@ -19,7 +19,8 @@ GAUSS = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / np.float32(16)
 HAT = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32) / np.float32(9)
 LOPSIDED = np.random.default_rng(7).normal(0.1, 0.3, (5, 3)).astype(np.float32)
 EVEN = np.random.default_rng(8).normal(0.3, 0.3, (4, 2)).astype(np.float32)
-KERNELS = {"none": NONE, "gauss": GAUSS, "hat": HAT, "lopsided": LOPSIDED, "even": EVEN}
+WIDE = np.random.default_rng(9).normal(0.02, 0.1, (9, 9)).astype(np.float32)
+KERNELS = {"none": NONE, "gauss": GAUSS, "hat": HAT, "lopsided": LOPSIDED, "even": EVEN, "wide": WIDE}
 
 
 def noise(seed: int, shape: tuple[int, int]) -> Any:
@@ -48,7 +49,7 @@ def painted(start: Any, runs: Any, width: int) -> Any:
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 2), (33, 57)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 2), (33, 57), (12, 115)])
 def test_filtered_values_are_the_twins_bits(name: str, shape: tuple[int, int]) -> None:
     taps, image = KERNELS[name], noise(1, shape)
     expected = twins.filtered_twin(image, taps)

@@ -72,6 +72,20 @@ def test_values_of_every_type(write, tools, bitpix, scale, zero, blank):
     assert (source.info.width, source.info.height, source.info.bitpix) == (29, 13, bitpix)
 
 
+@pytest.mark.parametrize("big", [True, False])
+@pytest.mark.parametrize("bitpix", TYPES)
+def test_rows_of_every_length(tools, bitpix, big):
+    scaling = scaling_of(tools.card("BSCALE", 0.7) + tools.card("BLANK", 7), bitpix, "here")
+    for width in range(1, 140):
+        stored = stored_values(bitpix, (12, width))
+        raw = stored.astype(stored.dtype.newbyteorder(">" if big else "=")).reshape(-1).view(np.uint8)
+        out = np.empty(stored.shape, np.float32)
+        bad = scaling.apply(raw, width * scaling.nbytes, out, big=big)
+        truth = expected(stored, bitpix, 0.7, 0.0, 7)
+        np.testing.assert_array_equal(out, truth)
+        assert bad == np.count_nonzero(truth == np.float32(BAD))
+
+
 def test_unsigned_32_bit_values_are_exact(write, tools):
     values = np.array([[0, 1, 1000, 2**24, 2**31, 2**32 - 256]])
     extra = [tools.card("BZERO", 2147483648)]
