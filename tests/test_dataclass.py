@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -61,6 +61,78 @@ class Named:
     b: int = 2
 
 
+def heir(make: Any, field: Any) -> Any:
+    """A class that inherits fields, and another default for one."""
+
+    @make.dataclass(slots=True)
+    class Base:
+        """Two fields."""
+
+        a: int
+        b: list[int] = field(default_factory=list)
+
+        def total(self) -> int:
+            return self.a + sum(self.b)
+
+    @make.dataclass(slots=True)
+    class Heir(Base):
+        """One more."""
+
+        b: list[int] = field(default_factory=lambda: [1])
+        c: int = 5
+
+    return Heir
+
+
+HEIRS: list[Callable[[Any], Any]] = [
+    lambda p: repr(p(1)).split(".")[-1],
+    lambda p: (p(1).total(), p(1, [2], 3).c, p(1, c=4).b),
+    lambda p: p.__slots__,
+    lambda p: p(1) == p(1),
+    lambda p: hash(p(1)),
+    lambda p: copy.copy(p(1, [7])).b,
+    lambda p: [f.name for f in dataclasses.fields(p)],
+    lambda p: p(c=1),
+    lambda p: hasattr(p(1), "__dict__"),
+]
+
+
+@pytest.mark.parametrize("way", HEIRS)
+def test_heirs_are_alike_too(way: Callable[[Any], Any]) -> None:
+    both = heir(ours, ours.field), heir(dataclasses, dataclasses.field)
+    assert attempt(way, both[0]) == attempt(way, both[1])
+
+
+def attempt(way: Callable[[Any], Any], made: Any) -> Any:
+    """What comes of it, or the kind of error."""
+    try:
+        return way(made)
+    except Exception as exc:
+        return type(exc)
+
+
+def test_what_it_does_not_know_is_refused() -> None:
+    class Late:
+        """Does something of its own."""
+
+        a: int
+
+        def __post_init__(self) -> None: ...
+
+    class Shared:
+        """Has a value of the class."""
+
+        a: ClassVar[int] = 1
+
+    for cls in (Late, Shared):
+        with pytest.raises(TypeError, match="standard library"):
+            ours.dataclass(slots=True)(cls)
+    with pytest.raises(TypeError):
+        ours.dataclass(order=True)
+    with pytest.raises(TypeError):
+        ours.field(default=1)
+
+
 WAYS: list[Callable[[Any], Any]] = [
     lambda p: repr(p(1)).split(".")[-1],
     lambda p: p(1, 3.0).norm,
@@ -94,13 +166,7 @@ WAYS: list[Callable[[Any], Any]] = [
 
 @pytest.mark.parametrize("way", WAYS)
 def test_both_give_the_same_or_fail_alike(way: Callable[[Any], Any]) -> None:
-    found = []
-    for made in BOTH.values():
-        try:
-            found.append(way(made))
-        except Exception as exc:
-            found.append(type(exc))
-    assert found[0] == found[1]
+    assert attempt(way, BOTH["ours"]) == attempt(way, BOTH["original"])
 
 
 def test_a_frozen_one_can_be_a_key_and_crosses_a_process() -> None:
