@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import re
 import signal
@@ -191,6 +192,8 @@ def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | 
     from sextract.config.resolve import settings_for
 
     settings = settings_for(image, config, reporter)
+    # What is to be imported is there (``__main__.py``).
+    gc.enable()
     if estimate:
         found = pipeline.estimate(image, settings)
         return _say(f"{found.as_json() if estimate == 'json' else found}\n")

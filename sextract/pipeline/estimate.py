@@ -8,7 +8,6 @@ limit all the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from sextract.background.mesh import MeshGrid
@@ -96,6 +95,8 @@ class Estimate:
 
     def as_json(self) -> str:
         """The same as one line of JSON for a job script; its keys, listed in docs/guide.md, stay what they are."""
+        import json
+
         t, m = self.tiles, self.mesh
         return json.dumps(
             {
