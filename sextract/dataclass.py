@@ -124,8 +124,10 @@ def _setstate(self: Any, state: tuple[Any, ...]) -> None:
     _fill(self, zip(self._shape.names, state, strict=True))
 
 
-def _dataclass(*, frozen: bool = False, slots: bool = False, eq: bool = True, kw_only: bool = False) -> Any:
-    """Give a class with annotations the methods of a dataclass."""
+def _dataclass(
+    plain: Any = None, /, *, frozen: bool = False, slots: bool = False, eq: bool = True, kw_only: bool = False
+) -> Any:
+    """Give a class with annotations the methods of a dataclass; as a decorator with or without options."""
 
     def make(cls: Any) -> Any:
         shape = _Shape(cls, frozen, eq, kw_only)
@@ -143,7 +145,7 @@ def _dataclass(*, frozen: bool = False, slots: bool = False, eq: bool = True, kw
             body |= {"__slots__": shape.slots, "__getstate__": _values, "__setstate__": _setstate}
         return type(cls)(cls.__name__, cls.__bases__, body)
 
-    return make
+    return make if plain is None else make(plain)
 
 
 def _replace(instance: Any, /, **changes: Any) -> Any:

@@ -53,6 +53,13 @@ class Open:
     b: list[int] = ours.field(default_factory=list)
 
 
+@ours.dataclass
+class Plain:
+    """Without options."""
+
+    a: int = 1
+
+
 @ours.dataclass(frozen=True, kw_only=True)
 class Named:
     """Without slots, by name alone."""
@@ -184,6 +191,13 @@ def test_an_open_one_changes_and_is_only_itself() -> None:
     assert hash(one) != hash(copy.copy(one))
     with pytest.raises(AttributeError):
         one.c = 1  # type: ignore[attr-defined]
+
+
+def test_without_options() -> None:
+    one = Plain(2)
+    one.b = 3  # type: ignore[attr-defined]
+    assert one == Plain(2)
+    assert (Plain.a, Plain().a) == (1, 1)
 
 
 def test_names_alone() -> None:

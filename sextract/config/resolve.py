@@ -124,7 +124,7 @@ class Configuration:
     options: Options
 
 
-@dataclass()
+@dataclass
 class _Layers:
     """Keywords as they are set, one layer over the other."""
 

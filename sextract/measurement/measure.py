@@ -163,7 +163,12 @@ def family_of(column: str) -> Measurement | None:
     return next((m for m in families if any(c.name == column for c in m.columns)), None)
 
 
-@dataclass()
+def reaches_of(names: Sequence[str]) -> tuple[Reach, ...]:
+    """What these families say of how far they look."""
+    return tuple(m.reach for m in map(MEASUREMENTS.get, names) if m.reach is not None)
+
+
+@dataclass
 class Batch:
     """Some sources, and all a measurement may know of them.
 
@@ -182,6 +187,8 @@ class Batch:
         Columns filled so far.
     rows, place : arrays, optional
         Rows of the catalogue, and which of them each source has.
+    reaches : sequence of callables
+        Those of all families that will run: a source's first stamp is cut for all of them, so that most need no other.
     """
 
     sources: Array
@@ -193,8 +200,10 @@ class Batch:
     values: dict[str, Array] = field(default_factory=dict)
     rows: Array | None = None
     place: NDArray[np.int64] | None = None
+    reaches: Sequence[Reach] = ()
     _boxes: NDArray[np.int64] | None = None
     _offsets: NDArray[np.int64] | None = None
+    _first: NDArray[np.int64] | None = None
     _used: int = 0
 
     def __len__(self) -> int:
@@ -293,9 +302,10 @@ class Batch:
         covers, top, bottom = self._cover(index, wanted, need, self._boxes, self._offsets)
         if bottom > self.cutter.final_row or top < self.cutter.first_row:
             self._check_rows(index, need)
+        boxes = need if covers.all() else self._to_cut(index, need)
         start = 0
         while start < len(index):
-            count, giant = self._hold(index[start:], need[start:], covers[start:])
+            count, giant = self._hold(index[start:], boxes[start:], covers[start:])
             part = slice(start, start + count)
             start += count
             if giant:
@@ -305,6 +315,29 @@ class Batch:
             main = np.empty((count, 5), np.int64)
             main[:, 0], main[:, 1:] = self._offsets[index[part]], self._boxes[index[part]]
             yield Windows(self.arena, index[part], main, main, np.ascontiguousarray(need[part, 1::2]), True)
+
+    def _to_cut(self, index: Array, need: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Boxes of stamps that hold `need`; a source's first holds what all families are expected to ask for."""
+        assert self._offsets is not None
+        if not self.reaches:
+            return need
+        if self._first is None:
+            self._first = self._expected()
+        fresh = self._first[index]
+        wide = np.hstack([np.minimum(need[:, :2], fresh[:, :2]), np.maximum(need[:, 2:], fresh[:, 2:])])
+        # A stamp that takes much of the arena drives out others.
+        small = (wide[:, 2] - wide[:, 0]) * (wide[:, 3] - wide[:, 1]) <= len(self.arena) // 64
+        return np.where((small & (self._offsets[index] < 0))[:, None], wide, need)
+
+    def _expected(self) -> NDArray[np.int64]:
+        """Boxes that all families together are expected to ask for, in the rows that can be cut (n, 4)."""
+        s, n = self.sources, len(self)
+        halves = [reach(s, self.settings.photometry) for reach in self.reaches]
+        hx, hy = (np.maximum.reduce([half[axis] for half in halves]) for axis in (0, 1))
+        boxes = np.empty((n, 4), np.int64)
+        self._cover(np.arange(n), (s["x"], s["y"], hx, hy), boxes, np.zeros((n, 4), np.int64), np.full(n, -1, np.int64))
+        np.clip(boxes[:, 1::2], self.cutter.first_row, self.cutter.final_row, out=boxes[:, 1::2])
+        return boxes
 
     def _hold(self, todo: Array, need: Array, covers: Array) -> tuple[int, bool]:
         """Have stamps of the first of `todo` in the arena; how many, and whether one alone is too large for it."""

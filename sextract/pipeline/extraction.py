@@ -22,7 +22,7 @@ from sextract.detection import _components
 from sextract.errors import InputError, LimitError
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import Lease, TileKey
-from sextract.pipeline.layout import Layout, first_runs
+from sextract.pipeline.layout import SCRATCH_TARGET, Layout, first_runs
 from sextract.pipeline.measuring import Measuring
 from sextract.pipeline.plan import Run
 from sextract.pipeline.sources import SourceTable
@@ -30,9 +30,12 @@ from sextract.pipeline.stages import Kind, Setup, pack, runs_block_bytes, runs_v
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 
-# A task of some ten milliseconds.
-FOOTPRINTS_PER_TASK = 384
-PIXELS_PER_TASK = 120_000
+# A task of some ten milliseconds, where scratch has its usual size, and the least where it is smaller.
+FOOTPRINTS_PER_TASK, FEWEST_FOOTPRINTS = 1024, 192
+PIXELS_PER_TASK, FEWEST_PIXELS = 320_000, 60_000
+
+# How many tasks each worker gets of the footprints that are left when the scan has ended.
+LAST_SHARES = 3
 
 # Of a giant that lies on disk.
 FRAGMENTS_AT_ONCE = 65536
@@ -99,6 +102,9 @@ class Extraction:
         self.desk = Desk(run, extension, layout)
         self.slab, self.tiles, self.info = run.slab, run.tiles, self.desk.info
         self.bad = 0
+        share = min(layout.scratch_bytes / SCRATCH_TARGET, 1.0)
+        self.most_footprints = max(int(share * FOOTPRINTS_PER_TASK), FEWEST_FOOTPRINTS)
+        self.most_pixels = max(int(share * PIXELS_PER_TASK), FEWEST_PIXELS)
 
     # Background
 
@@ -230,11 +236,9 @@ class Extraction:
     def _advance(self) -> bool:
         """Submit what can be; whether anything moved."""
         moved = False
-        while self.desk.backend.idle_slots() > 0:
-            large = bool(self.parts) and self.parts[0][0].npix > PIXELS_PER_TASK
-            if not ((large and self._submit_blend()) or self.measuring.submit() or self._submit_blend() or self._submit_scan()):
-                break
-            moved = True
+        for submit in (self._submit_large, self.measuring.submit, self._submit_blend, self._submit_scan):
+            while self.desk.backend.idle_slots() > 0 and submit():
+                moved = True
         return moved
 
     def _submit_scan(self) -> bool:
@@ -351,8 +355,11 @@ class Extraction:
 
     def _drain(self, everything: bool) -> None:
         """Make batches of closed footprints."""
-        while self.components.waiting[0] and (everything or self.components.waiting[0] >= FOOTPRINTS_PER_TASK):
-            n, pieces, pixels = self.components.next_closed(PIXELS_PER_TASK, FOOTPRINTS_PER_TASK, 1 << 20)
+        most = self.most_footprints
+        if self.scanned:
+            most = min(max(self.components.waiting[0] // (LAST_SHARES * self.desk.backend.workers), FEWEST_FOOTPRINTS), most)
+        while self.components.waiting[0] and (everything or self.components.waiting[0] >= most):
+            n, pieces, pixels = self.components.next_closed(self.most_pixels, most, 1 << 20)
             ref = self.desk.alloc(n * FOOTPRINT.itemsize + pieces * FRAGMENT.itemsize, "footprints")
             footprints = self.desk.view(ref, FOOTPRINT, n)
             fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
@@ -361,11 +368,14 @@ class Extraction:
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)
-            if pixels > PIXELS_PER_TASK:
+            if pixels > self.most_pixels:
                 # One large footprint takes long, and CLEAN waits for it: it goes first.
                 self.parts.appendleft((blend, Part(0, n)))
             else:
                 self.parts.append((blend, Part(0, n)))
+
+    def _submit_large(self) -> bool:
+        return bool(self.parts) and self.parts[0][0].npix > self.most_pixels and self._submit_blend()
 
     def _submit_blend(self) -> bool:
         if not self.parts and self.components.waiting[0] and not self.desk.busy:

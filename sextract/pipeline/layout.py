@@ -24,8 +24,9 @@ from sextract.pipeline.runs import ENTRY_BYTES
 from sextract.pipeline.stages import READ_BYTES, Plan, held_bytes, imports_astropy, reading_bytes, runs_block_bytes, uses_sky
 from sextract.reading.source import ImageInfo
 
-# A tile is read in one go and stays in a core's cache while it is filtered.
-TILE_BYTES = 2 * MIB
+# A tile: some milliseconds of work.
+TILE_BYTES = 8 * MIB
+LEAST_TILES, LEAST_TILE_BYTES = 4, MIB
 # Stamps of a batch, or a footprint's pixels with its tree: more is lent when one is larger.
 SCRATCH_TARGET = 8 * MIB
 # A background cell up to this size is held, a larger one is read three times.
@@ -214,7 +215,9 @@ def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: i
     if forced is not None:
         rows, columns = (n if n > 0 else side for n, side in zip(forced, (info.height, info.width), strict=True))
         return min(rows, info.height), min(columns, info.width)
-    most = min(TILE_BYTES, max(slab_bytes // (24 * workers), 64 * 1024))
+    # Each worker gets several, of a small image as well.
+    share = max(4 * info.width * info.height // (LEAST_TILES * workers), LEAST_TILE_BYTES)
+    most = min(TILE_BYTES, share, max(slab_bytes // (24 * workers), 64 * 1024))
     columns = info.width
     rows = max(most // (4 * columns), 1)
     if rows < 16:

@@ -20,7 +20,7 @@ from sextract.checkimage.checkimage import CheckImages
 from sextract.config.settings import Requested, Settings
 from sextract.execution.backend import Backend
 from sextract.log import Progress, Reporter
-from sextract.measurement.measure import MARGIN, MEASUREMENTS, family_of
+from sextract.measurement.measure import MARGIN, MEASUREMENTS, family_of, reaches_of
 from sextract.memory.budget import MIB, size_text
 from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab
@@ -129,7 +129,7 @@ class Run:
         self._rss_limit = fit.budget.limit if fit.budget.base_rss else 0
         # The kernel's share is in no process's memory.  Between two looks there is time to grow, too.
         self.gauge_limit = fit.budget.limit - max(dict(fit.budget.lines())["kernel"], MIB)
-        self._reaches = [m.reach for name in plan.batch if (m := MEASUREMENTS.get(name)).reach is not None]
+        self._reaches = reaches_of(plan.batch)
         self._catalogue_row = row_dtype(output_columns(settings))
         self.progress: Progress
         # Families make float64 arrays with two entries for each element of a vector, unless they write into rows.
@@ -223,7 +223,6 @@ class Run:
         """
         half = np.maximum(sources["ymax"] - sources["y"], sources["y"] - sources["ymin"])
         for reach in self._reaches:
-            assert reach is not None
             half = np.maximum(half, reach(sources, self.settings.photometry)[1])
         half = np.where(np.isfinite(half), np.minimum(half, height), height) + 2 * MARGIN + 2
         rows: NDArray[np.int64] = np.ceil(np.nan_to_num(sources["y"], nan=0.0) + half).astype(np.int64)

@@ -24,7 +24,7 @@ from sextract.config.settings import Settings
 from sextract.dataclass import dataclass, replace
 from sextract.deblending import _deblend
 from sextract.detection import _scan
-from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows
+from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows, reaches_of
 from sextract.measurement.sky import needs_astropy
 from sextract.measurement.stamps import OWN_AT_ONCE, StampCutter, TileGrid
 from sextract.memory.heap import give_back
@@ -49,6 +49,9 @@ NO_TAPS = np.zeros((0, 0), np.float32)
 
 # Part of a worker's scratch that reading and the background surface use, beside the rows of nodes.
 READ_BYTES = 256 * 1024
+
+# Of a tile, loaded and filtered at a time.
+PORTION_BYTES = 512 * 1024
 
 # How often putting a giant's fragments in order may jump before the pages go again.
 JUMPS_AT_ONCE = 1024
@@ -157,6 +160,7 @@ class Stages:
         kernel = settings.detection.kernel
         self.taps = NO_TAPS if kernel is None else kernel
         self.planes = checks.stage("tile")
+        self.reaches = reaches_of(plan.batch)
         self.track = trace.track(slot + 1)
         # What imports astropy is counted apart, and is one worker's.
         alone = imports_astropy(plan, [image.info for image in images])
@@ -297,23 +301,37 @@ class Stages:
         ty, tx, block_at, runs_at, runs_bytes, done, bad = np.frombuffer(payload, np.int64).tolist()
         tile, box = self.tiles.tile(ty, tx), self.tiles.block(ty, tx)
         block = self.floats[block_at // 4 : block_at // 4 + box.size].reshape(box.shape)
-        if done == 0:
-            bad = self.load(box, block)
         if runs_bytes == 0:
-            return pack(0, 0, bad)
+            return pack(0, 0, self.load(box, block))
         rows, columns = tile.shape
         start, runs = runs_views(self.bytes, runs_at, self.tiles.rows, runs_bytes)
         line = self.scratch[: 4 * columns].view(np.float32)
         assert self.frame is not None
         y, x = tile.y0 - box.y0, tile.x0 - box.x0
-        before = done
-        with self.track("runs"):
-            done = _scan.scan(
-                block, self.taps, y, x, y + rows, x + columns, tile.x0, self.frame.threshold, bad > 0, line, start, runs, done
-            )
-        if before == 0 and self.planes:
+        new, full, height = done == 0, False, len(block)
+        # Pixels are filtered while a cache holds them; without room for more runs the rest is loaded all the same.
+        for ya, yb in self._portions(box) if new else ((height, height),):
+            if new:
+                bad += self.load(Box(box.y0 + ya, box.x0, box.y0 + yb, box.x1), block[ya:yb])
+            upto = rows if yb == height else max(yb - y - self.tiles.halo_y, 0)
+            if upto > done and not full:
+                with self.track("runs"):
+                    done = _scan.scan(
+                        block, self.taps, y, x, y + upto, x + columns, tile.x0, self.frame.threshold, bad > 0, line, start,
+                        runs, done,
+                    )  # fmt: skip
+                full = done < upto
+        if new and self.planes:
             self._write_planes(tile, block, y, x, bad > 0)
         return pack(done, int(start[done]), bad)
+
+    def _portions(self, box: Box) -> Iterator[tuple[int, int]]:
+        """Rows of a tile that are loaded at a time, relative to it; all of them where they are stored in blocks."""
+        rows, columns = box.shape
+        step = max(PORTION_BYTES // (4 * columns), 1) if self.image.info.tile_rows <= 1 else rows
+        for ya in range(0, rows, step):
+            yb = min(ya + step, rows)
+            yield ya, yb
 
     def _write_planes(self, tile: Box, block: NDArray[np.float32], y: int, x: int, guard: bool) -> None:
         """Check-images that are a function of the tile alone, a few rows at a time."""
@@ -505,7 +523,7 @@ class Stages:
         assert self.frame is not None
         batch = Batch(
             sources, self.frame, self.settings, self.plan.dims, self._cutter(sources, freed, ready),
-            self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place,
+            self.scratch[: 4 * self._arena_floats()].view(np.float32), rows=rows, place=place, reaches=self.reaches,
         )  # fmt: skip
         for name in self.plan.batch + self.at_once:
             with self.track(name, sources=len(sources)):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scene_cutter import Scene, synthetic_scene
 
-from sextract.measurement.measure import MEASUREMENTS, NeedRows
+from sextract.measurement.measure import MEASUREMENTS, NeedRows, reaches_of
 from sextract.records import Column
 
 DTYPES = {"i2", "i4", "f4", "f8"}
@@ -100,6 +100,24 @@ class MeasurementContract:
         for name in MEASUREMENTS.ordered([self.family], lambda m: m.needs):
             MEASUREMENTS.get(name).run(batch)
         self.same({**{n: batch[n] for n in self.columns}, "flags": batch.sources["flags"]}, expected)
+
+    @pytest.mark.parametrize("final_row, arena_px", [(1 << 30, 1 << 22), (100, 1 << 22), (1 << 30, 20000)])
+    def test_stamps_cut_for_all_families_change_no_bit(
+        self, scene: Scene, expected: dict[str, Any], final_row: int, arena_px: int
+    ) -> None:
+        """Cut once for whatever a run may ask for, no lower than rows that are final."""
+        early, reaches = np.arange(len(scene.sources)), reaches_of(list(MEASUREMENTS))
+        while len(early):
+            batch = scene.batch(self.columns, index=early, arena_px=arena_px, reaches=reaches)
+            batch.cutter.final_row = min(final_row, batch.cutter.final_row)
+            try:
+                for name in MEASUREMENTS.ordered([self.family], lambda m: m.needs):
+                    MEASUREMENTS.get(name).run(batch)
+                break
+            except NeedRows as late:
+                early = np.delete(early, list(late.rows))
+        assert len(early)
+        self.same({**{n: batch[n] for n in self.columns}, "flags": batch.sources["flags"]}, expected, early)
 
     def test_a_second_run_is_the_first(self, scene: Scene, expected: dict[str, Any]) -> None:
         batch = scene.batch(self.columns)

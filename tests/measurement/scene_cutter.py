@@ -83,15 +83,17 @@ class Scene:
     table: Any = None
 
     def batch(
-        self, columns: Any, *, index: Any = None, arena_px: int = 1 << 22, photometry: PhotometrySettings | None = None
-    ) -> Batch:
+        self, columns: Any, *, index: Any = None, arena_px: int = 1 << 22, photometry: PhotometrySettings | None = None,
+        reaches: Any = (),
+    ) -> Batch:  # fmt: skip
         """A batch asking for `columns` (names, or name → dims) of the sources `index`, with an arena of that size."""
         index = np.arange(len(self.sources)) if index is None else np.asarray(index)
         photometry = photometry or self.photometry
         dims = dict(columns) if isinstance(columns, dict) else dict.fromkeys(columns, ())
         cutter = SceneCutter(self.pixels, self.masked, self.labels, self.ids[index], photometry.mask_type)
         arena = np.full(arena_px, np.nan, np.float32)
-        return Batch(self.sources[index].copy(), self.frame, Settings(photometry=photometry), dims, cutter, arena)
+        sources, settings = self.sources[index].copy(), Settings(photometry=photometry)
+        return Batch(sources, self.frame, settings, dims, cutter, arena, reaches=reaches)
 
     def measure(self, columns: Any, **options: Any) -> Batch:
         """Run the families that fill `columns`, in the order of their needs."""

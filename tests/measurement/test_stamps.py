@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scene_cutter import synthetic_scene
 from scipy import ndimage
 
 from sextract.measurement import stamps
@@ -182,6 +183,23 @@ def test_many_stamps_at_once_are_each_in_turn(seed: int, name: str, held: float,
         expected = w.seen(i, box) if masking else w.image[y0:y1, x0:x1]
         np.testing.assert_array_equal(arena[first : first + n].reshape(box.shape), expected)
     assert np.isnan(arena[:3]).all() and np.isnan(arena[-3:]).all() and not np.isnan(arena[3:-3]).any()
+
+
+def test_the_first_stamp_is_cut_for_all_families() -> None:
+    """One cut where families ask for more and more; what is far more than they said is cut again."""
+    scene, cut = synthetic_scene(1), []
+    batch = scene.batch([], reaches=[lambda s, p: (np.full(len(s), 5.0), np.full(len(s), 9.0))] * 2)
+    once = batch.cutter.cut
+
+    def counted(source: int, box: Box, out: Any) -> None:
+        cut.append(source)
+        once(source, box, out)
+
+    batch.cutter.cut = counted
+    for half, cuts in ((3.0, 1), (5.0, 1), (9.0, 2), (9.0, 2), (40.0, 3)):
+        for view in batch.windows(np.full(len(batch), half), np.full(len(batch), half)):
+            assert view.whole
+        assert sorted(cut) == sorted(list(range(len(batch))) * cuts), half
 
 
 def test_own_pixels_are_the_sources_fragments() -> None:

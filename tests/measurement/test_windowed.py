@@ -27,7 +27,7 @@ def twin_sums(pixels, x0, y0, sigma, variance, gain, correct):
     h, w = pixels.shape
     s = F(sigma)
     radius = F(4.0 * float(s))
-    inner, outer, inverse = F(float(radius) - math.sqrt(0.5)), F(float(radius) + 0.75), F(1 / (2.0 * float(s * s)))
+    inner, outer, inverse = F(float(radius) - math.sqrt(0.5)), F(float(radius) + 0.75), F(1 / (2.0 * float(s) * float(s)))
     step = F(1 / 11)
     sums = np.zeros(10)
     for y in range(max(int(y0 - radius + 0.499999), 0), min(int(y0 + radius + 1.499999), h)):
@@ -86,10 +86,51 @@ def test_rows_may_come_in_pieces(window):
     assert fold_image(image, 24.6, 31.2, 3.3, window=window).tobytes() == whole.tobytes()
 
 
-def test_rows_longer_than_a_chunk():
-    image, _ = gaussian_image(5, (30, 400), 8)
-    expected = twin_sums(image, 190.4, 14.0, 30.0, 1.0, 0.0, True)
-    assert fold_image(image, 190.4, 14.0, 30.0) == pytest.approx(expected, rel=1e-6, abs=1e-7 * abs(expected).max())
+@pytest.mark.parametrize("sigma, shape", [(30.0, (30, 400)), (140.0, (6, 1300))])
+def test_rows_longer_than_a_run(sigma, shape):
+    image, _ = gaussian_image(5, shape, 8)
+    x, y = shape[1] * 0.476, shape[0] * 0.46
+    expected = twin_sums(image, x, y, sigma, 1.0, 0.0, True)
+    assert fold_image(image, x, y, sigma) == pytest.approx(expected, rel=1e-6, abs=1e-7 * abs(expected).max())
+
+
+def flat_under_the_window(x, y, sigma, shape):
+    """An image whose product with the window is 1 everywhere, so that each sub-pixel along the rim tells in the flux."""
+    v, u = np.mgrid[: shape[0], : shape[1]]
+    return np.exp(np.minimum(((u - x) ** 2 + (v - y) ** 2) / (2 * sigma**2), 20.0)).astype(F)
+
+
+def test_sub_pixels_are_counted_one_by_one():
+    """Brute force: rows that are bounded by a root hold as many sub-pixels as are found one by one; wide discs too."""
+    rng = np.random.default_rng(7)
+    for trial in range(240):
+        # Centres and radii in steps of sub-pixels, or of half ones, bring about ties, also where a row only grazes the disc and
+        # roots are worth least; some discs leave the image.
+        x, y = rng.uniform(-1, 41, 2) if trial % 3 else np.round(rng.uniform(-1, 41, 2) * 22) / 22
+        x += rng.choice([0.0, 3e-4])
+        sigma = rng.uniform(0.43, 3) if trial % 2 else np.round(rng.uniform(0.43, 3) * 44) / 44
+        sigma *= 4 if trial % 25 == 0 else 1
+        image = flat_under_the_window(x, y, sigma, (40, 40))
+        expected = twin_sums(image, x, y, sigma, 1.0, 0.0, True)
+        assert fold_image(image, x, y, sigma) == pytest.approx(expected, rel=5e-7, abs=3e-7 * np.abs(expected).max()), trial
+
+
+@pytest.mark.parametrize("sigma", [2.0, 4.5, 9.0])
+def test_settling_sums_as_pieces_do(sigma):
+    """Discs of one part, of several, and of more columns than a part has: the last iteration's sums are those of its centre."""
+    image, _ = gaussian_image(9, (110, 120), 30)
+    v, u = np.mgrid[:110, :120]
+    image += F(500) * np.exp(-((u - 58) ** 2 + (v - 55) ** 2) / 8).astype(F)
+    image[50:53, 40:70] = BAD
+    cx, cy = np.array([57.2]), np.array([54.7])
+    box, at = np.array([[0, 0, 0, 120, 110]]), np.array([0])
+    sums, iterations, moving = np.zeros((1, 10)), np.zeros(1, np.int16), np.ones(1, np.uint8)
+    _windowed.settle(
+        image.ravel(), at, box, cx, cy, np.array([sigma]), 1.0, 2.5, True, 2.0, 1e-8, 1, (120, 110, 2),
+        sums, iterations, moving,
+    )  # fmt: skip
+    assert iterations[0] == 2 and moving[0] == 0 and cx[0] != 57.2
+    assert sums[0].tobytes() == fold_image(image, 57.2, 54.7, sigma, gain=2.5).tobytes()
 
 
 def lone_scene(noise_seed=1, **photometry):

@@ -132,12 +132,14 @@ def test_json_is_a_line_an_image(tmp_path: Path, cli: CommandLine) -> None:
     assert [json.loads(line)["extensions"][0]["width"] for line in done.out.splitlines()] == [100, 200]
 
 
-def test_sky_positions_are_counted_without_coordinates_too(tmp_path: Path) -> None:
-    fits.writeto(tmp_path / "bare.fits", np.zeros((300, 300), np.float32))
+@pytest.mark.parametrize(("kind", "whole"), [("", False), ("RA---TAN", False), ("GLON-TAN", True)])
+def test_astropy_is_counted_where_a_header_needs_it(tmp_path: Path, kind: str, whole: bool) -> None:
+    header = fits.Header({"CTYPE1": kind, "CTYPE2": kind.replace("RA--", "DEC-").replace("GLON", "GLAT")} if kind else {})
+    fits.writeto(tmp_path / "a.fits", np.zeros((300, 300), np.float32), header)
     plain = settings(512, 2)
     sky = replace(plain, output=OutputSettings(columns=(Requested("NUMBER"), Requested("X_WORLD"))))
-    peaks = [estimate(str(tmp_path / "bare.fits"), each).peak_bytes for each in (plain, sky)]
-    assert peaks[1] - peaks[0] > 20 * MIB
+    peaks = [estimate(str(tmp_path / "a.fits"), each).peak_bytes for each in (plain, sky)]
+    assert (peaks[1] - peaks[0] > 20 * MIB) == whole
 
 
 @pytest.mark.parametrize(("limit", "workers"), [(256, 0), (256, 2)])

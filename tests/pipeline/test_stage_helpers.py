@@ -10,9 +10,9 @@ from sextract.pipeline.stages import _portions, pack, runs_block_bytes, runs_vie
 from sextract.records import FRAGMENT, RUN
 
 
-def test_integers_and_arrays_are_packed_one_after_the_other() -> None:
-    packed = np.frombuffer(pack(1, [2, 3], np.array([[4, 5]], np.int32), -1, []), np.int64)
-    assert packed.tolist() == [1, 2, 3, 4, 5, -1]
+def test_integers_are_packed_one_after_the_other() -> None:
+    packed = np.frombuffer(pack(1, np.int32(2), np.int64(1 << 40), True, -1), np.int64)
+    assert packed.tolist() == [1, 2, 1 << 40, 1, -1]
     assert pack() == b""
 
 
