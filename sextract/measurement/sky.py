@@ -9,7 +9,8 @@ It knows no shapes or position angles on the sky, no B1950.
 
 References
 ----------
-Calabretta & Greisen 2002 (A&A 395, 1077); Lieske et al. 1977 (A&A 58, 1) for precession, as in SExtractor.
+Calabretta & Greisen 2002 (A&A 395, 1077); Lieske et al. 1977 (A&A 58, 1) for precession, as in SExtractor; Reid & Brunthaler
+2004 (ApJ 616, 872) for galactic, de Vaucouleurs et al. 1991 (RC3) for supergalactic coordinates.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ CHUNK_ROWS = 1024
 ASTROPY = ("astropy.units", "astropy.io.fits", "astropy.coordinates", "astropy.wcs")
 # Obliquity of the ecliptic at J2000 (IAU 1976), arcsec.
 OBLIQUITY = 84381.448
+# Longitude and latitude of the galactic pole at J2000 and the galactic longitude of J2000's pole, degrees; the same of the
+# supergalactic system in galactic coordinates.
+GALACTIC = 192.8594812065348, 27.12825118085622, 122.9319185680026
+SUPERGALACTIC = 47.37, 6.32, 90.0
 J2000 = 2000.0
 ARCSEC_PER_DEG = 3600.0
 
@@ -218,7 +223,7 @@ def needs_astropy(header: str) -> bool:
         Its keywords don't make a WCS.
     """
     axes = _read_alone(header)
-    return axes is None or axes.system in ("GLON", "SLON") or _is_fk4(axes)
+    return axes is None or _is_fk4(axes)
 
 
 @lru_cache(maxsize=2)
@@ -272,13 +277,20 @@ def _to_equatorial(axes: Axes) -> Callable[[Array, Array], tuple[Array, Array]] 
         angle = np.deg2rad(OBLIQUITY / ARCSEC_PER_DEG)
         c, s = np.cos(angle), np.sin(angle)
         matrix = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-        return lambda lon, lat: rotate(matrix, lon, lat)
-    if axes.system not in ("GLON", "SLON"):
+    elif axes.system in ("GLON", "SLON"):
+        matrix = _towards(*GALACTIC)
+        if axes.system == "SLON":
+            matrix = _towards(*SUPERGALACTIC) @ matrix
+        matrix = matrix.T
+    else:
         return None
-    import_astropy()
-    from astropy.coordinates import Galactic, Supergalactic
+    return lambda lon, lat: rotate(matrix, lon, lat)
 
-    return _through_astropy(Galactic() if axes.system == "GLON" else Supergalactic())
+
+def _towards(pole_lon: float, pole_lat: float, node: float) -> Array:
+    """Rotation (3, 3) to the system with that pole, in which the longitude of the old pole is `node`; degrees."""
+    z, y, first = np.deg2rad([180.0 - node, 90.0 - pole_lat, pole_lon])
+    return _about_z(z) @ _about_y(y) @ _about_z(first)
 
 
 def _is_fk4(axes: Axes) -> bool:

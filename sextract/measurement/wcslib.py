@@ -32,12 +32,14 @@ ASTROPYS = "astropy.wcs._wcs"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[DE][+-]?\d+)?"
 PLAIN = re.compile(rf"(?=.{{8}}= )[A-Z0-9_-]+ *= (?: *(?:'(?:[ -&(-~]|'')*'|[TF]|{NUMBER}))? *(?:/[ -~]*)?$")
 COMMENTARY = re.compile("COMMENT|HISTORY")
-# Distortions and coordinates in tables, types that aren't text, and plate solutions: an incomplete one may crash wcslib, which
-# had better happen to a worker.
-UNUSUAL = re.compile(r"(?:CPDIS|CPERR|CQDIS|CQERR|DP|DQ|AMD[XY])\d|CTYPE\d[A-Z]? *=(?! *')|CTYPE\d[A-Z]? *= *'[^']*-TAB")
+# Distortions and coordinates in tables, types that aren't text.
+UNUSUAL = re.compile(r"(?:CPDIS|CPERR|CQDIS|CQERR|DP|DQ)\d|CTYPE\d[A-Z]? *=(?! *')|CTYPE\d[A-Z]? *= *'[^']*-TAB")
 TYPE = re.compile("CTYPE[12] *=")
 SIP_TERM = re.compile(r"[AB]P?_1?\d_1?\d[A-Z]? *=")
 SIP_ORDER = re.compile(r"[AB]P?_ORDER *=")
+PLATE = re.compile(r"AMD[XY]\d+ *=")
+# Terms of a plate solution: wcslib takes what lies in memory for one that is missing, and crashes over one beyond them.
+PLATE_TERMS = frozenset(f"AMD{axis}{k}" for axis in "XY" for k in range(1, 14))
 # Beside SIP they are for astropy to choose from.
 POLYNOMIAL = re.compile(r"PV\d+_\d+ *=|CTYPE\d *= *'[^']*-TPV")
 
@@ -86,6 +88,7 @@ def read_axes(cards: Sequence[str]) -> Axes | None:
     if not usual or len(types) != len(set(types)) or (compiled := _compiled()) is None:
         return None
     try:
+        _check_plate(cards)
         sip = _read_sip(compiled, cards)
         # wcslib would read the terms a second time.
         header = "".join(card for card in cards if not SIP_TERM.match(card) and not SIP_ORDER.match(card))
@@ -99,8 +102,15 @@ def read_axes(cards: Sequence[str]) -> Axes | None:
         transform = compiled._Wcs(sip, (None, None), prm, (None, None))._all_pix2world
         return Axes.of(prm, lambda x, y: transform(np.column_stack((x, y)), 1))
     except (AttributeError, TypeError, LookupError):
-        # A module that this wasn't written for, or an unusual SIP.
+        # A module that this wasn't written for, or an unusual SIP or plate.
         return None
+
+
+def _check_plate(cards: Sequence[str]) -> None:
+    """LookupError for a plate solution that may end the process, which had better be a worker then."""
+    terms = {card[:8].rstrip(): _number(card) for card in cards if PLATE.match(card)}
+    if terms and (not terms.keys() >= PLATE_TERMS or any(terms[key] for key in terms.keys() - PLATE_TERMS)):
+        raise LookupError("AMD")
 
 
 def _read_sip(compiled: ModuleType, cards: Sequence[str]) -> Any:

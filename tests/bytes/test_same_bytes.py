@@ -88,7 +88,7 @@ def test_sky_positions_that_come_late(cli: CommandLine, tmp_path: Path, extensio
     with fits.open(image, mode="update") as hdus:
         for hdu in hdus:
             if hdu.data is not None:
-                hdu.header.update(CTYPE1="GLON-TAN", CTYPE2="GLAT-TAN")
+                hdu.header.update(RADESYS="FK4", EQUINOX=1950.0)
     (tmp_path / "sky.param").write_text("NUMBER\nALPHA_J2000\nDELTA_J2000\nFLUX_AUTO\nX_WORLD\n")
     options = ("-PARAMETERS_NAME", tmp_path / "sky.param", "-o", "out.fits", "-CATALOG_TYPE", "FITS_1.0")
     found = []

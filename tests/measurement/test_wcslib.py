@@ -22,6 +22,9 @@ SCAMP = {f"PV{axis}_{k}": 10.0 ** -(1 + k % 4) * (-1) ** (k + axis) for axis in 
 SCAMP |= {"PV1_1": 1.0002, "PV2_1": 0.99987}
 LATITUDES = {"COP": {"PV2_1": 30.0}, "COE": {"PV2_1": 30.0}, "COD": {"PV2_1": 30.0}, "COO": {"PV2_1": 30.0},
              "BON": {"PV2_1": 30.0}, "ZPN": {"PV2_1": 1.0, "PV2_3": 0.1}}  # fmt: skip
+DSS = {"PLTRAH": 9, "PLTRAM": 55, "PLTRAS": 3.2, "PLTDECSN": "+", "PLTDECD": 12, "PLTDECM": 4, "PLTDECS": 1.5, "PLTSCALE": 67.2,
+       "XPIXELSZ": 15.0, "YPIXELSZ": 15.0, "PPO3": 177500.0, "PPO6": 177500.0, "CNPIX1": 9000, "CNPIX2": 8000}  # fmt: skip
+AMD = {f"AMD{axis}{k}": (67.2 if k == 1 else 0.0) + 1e-3 / k**2 for axis in "XY" for k in range(1, 14)}
 STEPS = {"CDELT1": -1 / 3600, "CDELT2": 1.1 / 3600}
 
 
@@ -61,6 +64,7 @@ ALONE = {
     "a value twice": plus("CRVAL1  =  10.0", "CRVAL1  =  20.0 / the last counts"),
     "dates": plus("DATE-OBS= '31/12/88'", "MJD-OBS =  51910.25 / of something else"),
     "text": plus("HISTORY = 'of it", "COMMENT = hello", "OBJECT  = 'Barnard''s star' / it's near", "EMPTY   =", "YES     = T"),
+    "a plate": text(DSS, AMD, {"AMDX14": 0.0, "AMDY20": 0.0}),
     "one pixel wide steps": text(BASE, axes("CAR"), {"CDELT1": -1.0, "CDELT2": 1.0}),
 }  # fmt: skip
 
@@ -72,7 +76,8 @@ NEEDY = {
     "SIP with half an inverse": text(BASE, axes("TAN-SIP"), cd(10), SIP, {"AP_ORDER": 2}),
     "distortion by tables": text(BASE, axes("TAN"), cd(10), {"CPDIS1": "LOOKUP"}),
     "coordinates in tables": text(BASE, axes("TAB"), cd(10)),
-    "a plate solution": text({"PLTRAH": 9, "AMDX1": 67.2, "AMDY1": 67.1}),
+    "half a plate": text(DSS, {key: AMD[key] for key in AMD if key != "AMDY7"}),
+    "more than a plate": text(DSS, AMD, {"AMDX14": 1.0}),
     "a type that is a number": text(BASE, {"CTYPE1": 5}, cd(10)),
     "a type twice": plus("CTYPE1  = 'RA---SIN'"),
     "small letters": plus("CRPIX1  =   4.125d+01"),
@@ -115,12 +120,14 @@ def test_what_takes_astropy_is_left_to_it(name):
     assert needs_astropy(NEEDY[name])
 
 
-@pytest.mark.parametrize("name", ["galactic", "supergalactic", "FK4", "equinox 1950"])
+@pytest.mark.parametrize("name", ["FK4", "equinox 1950"])
 def test_astropy_turns_to_j2000_what_we_do_not(name):
     assert needs_astropy(ALONE[name])
 
 
-@pytest.mark.parametrize("name", ["TAN", "ecliptic", "FK5 1975", "ICRS", "SIP", "TNX", "linear", "nothing"])
+@pytest.mark.parametrize(
+    "name", ["TAN", "ecliptic", "galactic", "supergalactic", "FK5 1975", "ICRS", "SIP", "TNX", "a plate", "nothing"]
+)
 def test_usual_headers_need_no_astropy(name):
     assert not needs_astropy(ALONE[name])
 
