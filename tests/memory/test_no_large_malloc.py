@@ -146,9 +146,9 @@ def _integers(folder: Path) -> np.ndarray:
 
 
 def mosaic_gz(folder: Path) -> Path:
-    """Several extensions of integers with BZERO, gzipped, with long headers, of equinox 1950, which takes astropy."""
+    """Several extensions of integers with BZERO, gzipped, with long headers that take astropy."""
     header = fits.Header([("HISTORY", f"step {i} of a long reduction") for i in range(600)])
-    header.update(CTYPE1="RA---CAR", CTYPE2="DEC--CAR", EQUINOX=1950.0)
+    header.update(CTYPE1="RA---TAN-SIP", CTYPE2="DEC--TAN-SIP", A_ORDER=2, B_ORDER=2, A_2_0=1e-7, PV1_5=0.1)
     plain = folder / "mosaic.fits"
     images = [fits.ImageHDU(_integers(folder), header, name=f"CCD{k}") for k in range(1, 4)]
     fits.HDUList([fits.PrimaryHDU(), *images]).writeto(plain)
