@@ -44,10 +44,10 @@ CHUNK_ROWS = 1024
 ASTROPY = ("astropy.units", "astropy.io.fits", "astropy.coordinates", "astropy.wcs")
 # Obliquity of the ecliptic at J2000 (IAU 1976), arcsec.
 OBLIQUITY = 84381.448
-# Longitude and latitude of the galactic pole at J2000 and the galactic longitude of J2000's pole, degrees; the same of the
-# supergalactic system in galactic coordinates.
-GALACTIC = 192.8594812065348, 27.12825118085622, 122.9319185680026
-SUPERGALACTIC = 47.37, 6.32, 90.0
+# The galaxy's north pole in J2000 and the longitude there of the celestial one (the IAU's of 1958, precessed); the galactic
+# coordinates of the supergalactic one (de Vaucouleurs).  Degrees, with the digits that astropy has.
+GALACTIC_POLE = 192.8594812065348, 27.12825118085622, 122.9319185680026
+SUPERGALACTIC_POLE = 47.37, 6.32
 J2000, J2000_JD, B1950_JD = 2000.0, 2451545.0, 2433282.42345905
 # Besselian epoch 1900, the tropical year then, and a Julian century.
 BESSELIAN_JD, TROPICAL_DAYS, CENTURY_DAYS = 2415020.31352, 365.242198781, 36525.0
@@ -290,24 +290,32 @@ def _input_errors() -> Iterator[None]:
 
 def _to_equatorial(axes: Axes) -> Callable[[Array, Array], tuple[Array, Array]] | None:
     """How coordinates become equatorial, if they aren't."""
-    if axes.system == "ELON":
-        angle = np.deg2rad(OBLIQUITY / ARCSEC_PER_DEG)
-        c, s = np.cos(angle), np.sin(angle)
-        matrix = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    elif axes.system in ("GLON", "SLON"):
-        matrix = _towards(*GALACTIC)
-        if axes.system == "SLON":
-            matrix = _towards(*SUPERGALACTIC) @ matrix
-        matrix = matrix.T
-    else:
+    matrices = {"ELON": ecliptic, "GLON": galactic, "SLON": supergalactic}
+    if axes.system not in matrices:
         return None
+    matrix = matrices[axes.system]()
     return lambda lon, lat: rotate(matrix, lon, lat)
 
 
-def _towards(pole_lon: float, pole_lat: float, node: float) -> Array:
-    """Rotation (3, 3) to the system with that pole, in which the longitude of the old pole is `node`; degrees."""
-    z, y, first = np.deg2rad([180.0 - node, 90.0 - pole_lat, pole_lon])
-    return _about_z(z) @ _about_y(y) @ _about_z(first)
+def ecliptic() -> Array:
+    """Rotation (3, 3) from the ecliptic of J2000 to J2000."""
+    angle = np.deg2rad(OBLIQUITY / ARCSEC_PER_DEG)
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def galactic() -> Array:
+    """Rotation (3, 3) from galactic coordinates to J2000."""
+    ra, dec, node = np.deg2rad(GALACTIC_POLE)
+    turn: Array = (_about_z(np.pi - node) @ _about_y(np.pi / 2 - dec) @ _about_z(ra)).T
+    return turn
+
+
+def supergalactic() -> Array:
+    """Rotation (3, 3) from supergalactic coordinates to J2000."""
+    lon, lat = np.deg2rad(SUPERGALACTIC_POLE)
+    turn: Array = (_about_z(np.pi / 2) @ _about_y(np.pi / 2 - lat) @ _about_z(lon)).T
+    return galactic() @ turn
 
 
 def _to_j2000(axes: Axes) -> Callable[[Array, Array], tuple[Array, Array]] | None:

@@ -32,14 +32,19 @@ ASTROPYS = "astropy.wcs._wcs"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[DE][+-]?\d+)?"
 PLAIN = re.compile(rf"(?=.{{8}}= )[A-Z0-9_-]+ *= (?: *(?:'(?:[ -&(-~]|'')*'|[TF]|{NUMBER}))? *(?:/[ -~]*)?$")
 COMMENTARY = re.compile("COMMENT|HISTORY")
-# Distortions and coordinates in tables, types that aren't text.
+# Distortions and coordinates in tables, and types that aren't text.
 UNUSUAL = re.compile(r"(?:CPDIS|CPERR|CQDIS|CQERR|DP|DQ)\d|CTYPE\d[A-Z]? *=(?! *')|CTYPE\d[A-Z]? *= *'[^']*-TAB")
 TYPE = re.compile("CTYPE[12] *=")
+# A plate solution (DSS), all that one has, and the terms of it that may have a value: wcslib takes what lies in memory for what
+# is missing, and writes beyond its table for more.
+PLATE_TERMS = 13
+PLATE_TERM = re.compile(r"AMD[XY]\d+ *=")
+PLATE = {f"AMD{axis}{n}" for axis in "XY" for n in range(1, 21)} | {
+    "CNPIX1", "CNPIX2", "PLTRAH", "PLTRAM", "PLTRAS", "PLTDECSN", "PLTDECD", "PLTDECM", "PLTDECS", "PPO3", "PPO6", "XPIXELSZ",
+    "YPIXELSZ",
+}  # fmt: skip
 SIP_TERM = re.compile(r"[AB]P?_1?\d_1?\d[A-Z]? *=")
 SIP_ORDER = re.compile(r"[AB]P?_ORDER *=")
-PLATE = re.compile(r"AMD[XY]\d+ *=")
-# Terms of a plate solution: wcslib takes what lies in memory for one that is missing, and crashes over one beyond them.
-PLATE_TERMS = frozenset(f"AMD{axis}{k}" for axis in "XY" for k in range(1, 14))
 # Beside SIP they are for astropy to choose from.
 POLYNOMIAL = re.compile(r"PV\d+_\d+ *=|CTYPE\d *= *'[^']*-TPV")
 
@@ -107,9 +112,10 @@ def read_axes(cards: Sequence[str]) -> Axes | None:
 
 
 def _check_plate(cards: Sequence[str]) -> None:
-    """LookupError for a plate solution that may end the process, which had better be a worker then."""
-    terms = {card[:8].rstrip(): _number(card) for card in cards if PLATE.match(card)}
-    if terms and (not terms.keys() >= PLATE_TERMS or any(terms[key] for key in terms.keys() - PLATE_TERMS)):
+    """LookupError for a plate solution that may crash wcslib, which had better happen to a worker."""
+    terms = [card for card in cards if PLATE_TERM.match(card)]
+    beyond = any(_number(card) for card in terms if int(card[4:8]) > PLATE_TERMS)
+    if terms and (beyond or not {card[:8].rstrip() for card in cards} >= PLATE):
         raise LookupError("AMD")
 
 
