@@ -1,5 +1,6 @@
 """``python -m sextract`` and ``sextract``: sets up the process before numpy starts threads, then the command line."""
 
+import gc
 import sys
 
 from sextract.errors import LimitError, out_of_memory
@@ -8,6 +9,8 @@ from sextract.execution.environment import enough_to_start, leave_on_signals, pr
 
 def main() -> int:
     """Run the command line; its exit code."""
+    # What imports make stays; looking for what doesn't would take a tenth of them.  A run turns it on again.
+    gc.disable()
     leave_on_signals()
     prepare()
     try:
@@ -19,7 +22,11 @@ def main() -> int:
             raise
         sys.stderr.write("> *ERROR*: too little memory to start at all: raise the limits of the shell or job (ulimit -v, -d)\n")
         return LimitError.exit_code
-    return command_line()
+    try:
+        return command_line()
+    finally:
+        # The memory of a process that ends goes as a whole: nobody needs to look through it once more.
+        gc.freeze()
 
 
 if __name__ == "__main__":

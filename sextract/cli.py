@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sextract._version import __version__
 from sextract.config.keywords import KEYWORDS, nearest
-from sextract.config.resolve import (
-    Configuration,
-    Options,
-    catalogue_of,
-    checkimages_of,
-    profile_of,
-    read_configuration,
-    reports_of,
-    settings_for,
-)
 from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
 from sextract.execution import _stop
 from sextract.execution.backend import MORE_MEMORY
 from sextract.execution.environment import STOPPING
 from sextract.log import Reporter
+
+if TYPE_CHECKING:
+    from sextract.config.resolve import Configuration
 
 SOME_FAILED = 10
 
@@ -133,7 +125,7 @@ def list_images(words: Sequence[str], batch: bool) -> list[str]:
     """
     images: list[str] = []
     for word in words:
-        if word.startswith("@") and not Path(word).exists():
+        if word.startswith("@") and not os.path.exists(word):
             images += _listed(word[1:])
             batch = True
         else:
@@ -147,7 +139,7 @@ def list_images(words: Sequence[str], batch: bool) -> list[str]:
             f"or two runs (write --batch {a} {b})"
         )
     for image in images:
-        if "," in re.sub(r"\[[^\]]*\]", "", image) and not Path(image).exists():
+        if "," in re.sub(r"\[[^\]]*\]", "", image) and not os.path.exists(image):
             raise ConfigError(f"{image}: detection and measurement on two images is not built yet; give one image")
     return images
 
@@ -169,6 +161,9 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     if args.dump or args.dump_full or args.dump_columns or args.version:
         return _dump(args)
     images = list_images(args.images, args.batch)
+    # With this comes numpy, without which the version, say, is told in half the time.
+    from sextract.config.resolve import Options, read_configuration
+
     options = Options(
         config=args.config,
         keywords=tuple(keywords),
@@ -193,9 +188,12 @@ def _run(argv: list[str], reporter: Reporter) -> int:
 
 def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | None) -> int:
     """Process one image."""
-    settings = settings_for(image, config, reporter)
     from sextract import pipeline
+    from sextract.config.resolve import settings_for
 
+    settings = settings_for(image, config, reporter)
+    # What is to be imported is there (``__main__.py``).
+    gc.enable()
     if estimate:
         found = pipeline.estimate(image, settings)
         return _say(f"{found.as_json() if estimate == 'json' else found}\n")
@@ -233,6 +231,8 @@ def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, est
 
 def _check_batch(images: Sequence[str], config: Configuration) -> None:
     """Refuse a batch in which two images write to one file."""
+    from sextract.config.resolve import catalogue_of, checkimages_of, profile_of, reports_of
+
     owner: dict[str, str] = {}
     for image in images:
         name, kind = catalogue_of(image, config)
@@ -283,15 +283,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dump(args: argparse.Namespace) -> int:
+    if args.version:
+        return _say(f"sextract {__version__}\n")
     from sextract.config.dump import dump_columns, dump_configuration
 
-    if args.version:
-        text = f"sextract {__version__}\n"
-    elif args.dump_columns:
-        text = dump_columns()
-    else:
-        text = dump_configuration(full=args.dump_full)
-    return _say(text)
+    return _say(dump_columns() if args.dump_columns else dump_configuration(full=args.dump_full))
 
 
 def _say(text: str) -> int:
@@ -335,7 +331,8 @@ def _value(word: str, todo: Iterator[str]) -> str:
 def _listed(name: str) -> list[str]:
     """Images of a list file, one a line."""
     try:
-        lines = Path(name).read_text().splitlines()
+        with open(name, encoding="utf-8") as file:
+            lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"can't read the list of images {name}: {exc}") from exc
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -350,6 +347,8 @@ def _count(text: str) -> int:
 def _bug(exc: Exception, reporter: Reporter) -> int:
     """One line for what nobody foresaw; the traceback with VERBOSE_TYPE FULL."""
     if reporter.verbose == "FULL":
+        import traceback
+
         reporter.detail(traceback.format_exc().rstrip())
     said = " ".join(str(exc).split())
     reporter.error(f"{type(exc).__name__}: {said} (this is a bug; -VERBOSE_TYPE FULL shows where)")

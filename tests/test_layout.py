@@ -16,7 +16,7 @@ import sextract
 PACKAGE = Path(sextract.__file__).parent
 # Each may import what stands before it, and itself.
 ORDER = (
-    ("errors", "records", "registry", "_version"),
+    ("errors", "dataclass", "records", "registry", "_version"),
     ("log",),
     ("config",),
     ("reading",),

@@ -6,7 +6,10 @@ It imports those rooms when it is asked, and takes nothing but names and `record
 
 from __future__ import annotations
 
-from sextract.records import Column
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sextract.records import Column
 
 
 def built_columns() -> dict[str, Column]:

@@ -6,12 +6,11 @@ results), pixels and rows lie in the slab.  What tasks mean is the pipeline's; w
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+from sextract.dataclass import dataclass
 from sextract.errors import Interrupted, LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.messages import check_payload
 
@@ -145,6 +144,9 @@ def call(handler: Handler, kind: int, payload: bytes) -> bytes:
         raise
     except Exception as exc:
         if not out_of_memory(exc):
+            # Only what has failed pays for it.
+            import traceback
+
             raise WorkerError(f"a worker failed in a task of kind {kind}:\n{traceback.format_exc()}") from exc
         said = f"{type(exc).__name__}: {exc}".rstrip(": ")
     # What was held on the way here is free again.

@@ -1,15 +1,17 @@
 """Positions on the sky (WORLD, SKY, J2000) of barycentres, peaks and windowed centres, by the image's own WCS.
 
-World coordinates come from astropy.wcs, which is imported only where it is used, with what SExtractor's users expect on
-top: TAN with PVi_j is read as TPV, galactic, supergalactic and ecliptic coordinates are turned to equatorial ones, and
-J2000 follows RADESYS and EQUINOX.  Without celestial axes X_WORLD and Y_WORLD are the linear transform and the rest is
+World coordinates come from wcslib (``wcslib.py``), or from astropy.wcs where a header needs that, with what SExtractor's users
+expect on top: TAN with PVi_j is read as TPV, galactic, supergalactic and ecliptic coordinates are turned to equatorial ones,
+and J2000 follows RADESYS and EQUINOX.  Without celestial axes X_WORLD and Y_WORLD are the linear transform and the rest is
 NaN; `lacks_celestial` tells beforehand, so that a run can say so once.
 
 It knows no shapes or position angles on the sky, no B1950.
 
 References
 ----------
-Calabretta & Greisen 2002 (A&A 395, 1077); Lieske et al. 1977 (A&A 58, 1) for precession, as in SExtractor.
+Calabretta & Greisen 2002 (A&A 395, 1077); Lieske et al. 1977 (A&A 58, 1) for precession, as in SExtractor; Reid & Brunthaler
+2004 (ApJ 616, 872) for galactic, de Vaucouleurs et al. 1991 (RC3) for supergalactic coordinates; Murray 1989 (A&A 218, 325, eq.
+28 and 29) and the Explanatory Supplement (Seidelmann 1992) for FK4.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sextract.dataclass import dataclass
 from sextract.errors import InputError
 from sextract.measurement.measure import Batch, measurement
 from sextract.measurement.wcslib import Axes, read_axes
@@ -46,7 +48,24 @@ OBLIQUITY = 84381.448
 # coordinates of the supergalactic one (de Vaucouleurs).  Degrees, with the digits that astropy has.
 GALACTIC_POLE = 192.8594812065348, 27.12825118085622, 122.9319185680026
 SUPERGALACTIC_POLE = 47.37, 6.32
-J2000 = 2000.0
+J2000, J2000_JD, B1950_JD = 2000.0, 2451545.0, 2433282.42345905
+# Besselian epoch 1900, the tropical year then, and a Julian century.
+BESSELIAN_JD, TROPICAL_DAYS, CENTURY_DAYS = 2415020.31352, 365.242198781, 36525.0
+# From the mean equator and equinox of B1950 to J2000, and how FK4 turns in a Julian century.
+FK4_TO_FK5 = np.array(
+    [
+        [0.9999256794956877, -0.0111814832204662, -0.0048590038153592],
+        [0.0111814832391717, 0.9999374848933135, -0.0000271625947142],
+        [0.0048590037723143, -0.0000271702937440, 0.9999881946023742],
+    ]
+)
+FK4_TURN = 1e-6 * np.array(
+    [
+        [-0.0026455262, -1.1539918689, 2.1111346190],
+        [1.1540628161, -0.0129042997, 0.0236021478],
+        [-2.1112979048, -0.0056024448, 0.0102587734],
+    ]
+)
 ARCSEC_PER_DEG = 3600.0
 
 CELESTIAL = re.compile(r"(RA--|DEC-|[A-Z]LON|[A-Z]LAT|[A-Z]{2}L[NT])-")
@@ -221,8 +240,7 @@ def needs_astropy(header: str) -> bool:
     InputError
         Its keywords don't make a WCS.
     """
-    axes = _read_alone(header)
-    return axes is None or _is_fk4(axes)
+    return _read_alone(header) is None
 
 
 @lru_cache(maxsize=2)
@@ -300,33 +318,48 @@ def supergalactic() -> Array:
     return galactic() @ turn
 
 
-def _is_fk4(axes: Axes) -> bool:
-    return axes.system == "RA--" and axes.radesys in ("FK4", "FK4-NO-E") and bool(np.isfinite(axes.equinox))
-
-
 def _to_j2000(axes: Axes) -> Callable[[Array, Array], tuple[Array, Array]] | None:
     """How equatorial coordinates of a reference system and equinox become J2000; ICRS is taken for it."""
-    if _is_fk4(axes):
-        import_astropy()
-        from astropy.coordinates import FK4
-
-        return _through_astropy(FK4(equinox=f"B{axes.equinox}"))
-    if axes.system != "RA--" or axes.radesys != "FK5" or not np.isfinite(axes.equinox) or axes.equinox == J2000:
+    if axes.system != "RA--" or not np.isfinite(axes.equinox):
+        return None
+    if axes.radesys in ("FK4", "FK4-NO-E"):
+        return from_fk4(axes.equinox)
+    if axes.radesys != "FK5" or axes.equinox == J2000:
         return None
     matrix = precession(axes.equinox)
     return lambda lon, lat: rotate(matrix, lon, lat)
 
 
-def _through_astropy(frame: Any) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """A conversion to J2000 by astropy's frames."""
-    from astropy import units
-    from astropy.coordinates import FK5, SkyCoord
+def from_fk4(equinox: float) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """How places of the FK4 system at a Besselian epoch, taken for the time of observation too, become J2000 (FK5)."""
+    jd = BESSELIAN_JD + (equinox - 1900.0) * TROPICAL_DAYS
+    t, now = (jd - B1950_JD) / CENTURY_DAYS, (jd - J2000_JD) / CENTURY_DAYS
+    # The part of aberration that catalogues of that time had in their places: of the ellipse of the Earth's orbit.
+    size = np.deg2rad(0.0056932) * ((-0.000000126 * t - 0.00004193) * t + 0.01673011)
+    perigee = np.deg2rad((((0.012 * t + 1.65) * t + 6190.67) * t + 1015489.951) / ARCSEC_PER_DEG)
+    obliquity = np.deg2rad((OBLIQUITY + (-46.8150 + (-0.00059 + 0.001813 * now) * now) * now) / ARCSEC_PER_DEG)
+    e = size * np.sin(perigee), -size * np.cos(perigee) * np.cos(obliquity), -size * np.cos(perigee) * np.sin(obliquity)
+    # FK4 turns with respect to FK5.
+    matrix = (FK4_TO_FK5 + FK4_TURN * (now + 0.5)) @ newcomb(equinox)
 
     def convert(lon: Array, lat: Array) -> tuple[Array, Array]:
-        place = SkyCoord(lon * units.deg, lat * units.deg, frame=frame).transform_to(FK5(equinox="J2000"))
-        return place.ra.deg, place.dec.deg
+        v = _vector(lon, lat)
+        along = e[0] * v[0] + e[1] * v[1] + e[2] * v[2]
+        return _turned(matrix, tuple(c - shift + along * c for c, shift in zip(v, e, strict=True)))
 
     return convert
+
+
+def newcomb(equinox: float) -> Array:
+    """Rotation (3, 3) from the mean equator and equinox of a Besselian epoch to B1950, with Newcomb's precession."""
+    t = (equinox - 1850.0) / 1000.0
+    d = 0.1 - t
+    both = 23035.545 + (139.720 + 0.060 * t) * t
+    zeta = both + (30.240 - 0.27 * t + 17.995 * d) * d
+    z = both + (109.480 + 0.39 * t + 18.325 * d) * d
+    theta = 20051.12 + (-85.29 - 0.37 * t) * t + (-42.65 - 0.37 * t - 41.8 * d) * d
+    zeta, z, theta = (np.deg2rad(angle * d / ARCSEC_PER_DEG) for angle in (zeta, z, theta))
+    return _about_z(-z) @ _about_y(theta) @ _about_z(-zeta)
 
 
 def precession(equinox: float) -> Array:
@@ -353,8 +386,15 @@ def _about_y(angle: float) -> Array:
 
 def rotate(matrix: Array, lon: Array, lat: Array) -> tuple[Array, Array]:
     """Longitudes (0 to 360) and latitudes, degrees, in a rotated system."""
+    return _turned(matrix, _vector(lon, lat))
+
+
+def _vector(lon: Array, lat: Array) -> tuple[Array, ...]:
     lon, lat = np.deg2rad(lon), np.deg2rad(lat)
-    vector = np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)
+    return np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)
+
+
+def _turned(matrix: Array, vector: tuple[Array, ...]) -> tuple[Array, Array]:
     x, y, z = (row[0] * vector[0] + row[1] * vector[1] + row[2] * vector[2] for row in matrix)
     return np.rad2deg(np.arctan2(y, x)) % 360.0, np.rad2deg(np.arctan2(z, np.hypot(x, y)))
 

@@ -35,7 +35,9 @@ COMMENTARY = re.compile("COMMENT|HISTORY")
 # Distortions and coordinates in tables, and types that aren't text.
 UNUSUAL = re.compile(r"(?:CPDIS|CPERR|CQDIS|CQERR|DP|DQ)\d|CTYPE\d[A-Z]? *=(?! *')|CTYPE\d[A-Z]? *= *'[^']*-TAB")
 TYPE = re.compile("CTYPE[12] *=")
-# A plate solution (DSS), and all that one has: an incomplete one may crash wcslib, which had better happen to a worker.
+# A plate solution (DSS), all that one has, and the terms of it that may have a value: wcslib takes what lies in memory for what
+# is missing, and writes beyond its table for more.
+PLATE_TERMS = 13
 PLATE_TERM = re.compile(r"AMD[XY]\d+ *=")
 PLATE = {f"AMD{axis}{n}" for axis in "XY" for n in range(1, 21)} | {
     "CNPIX1", "CNPIX2", "PLTRAH", "PLTRAM", "PLTRAS", "PLTDECSN", "PLTDECD", "PLTDECM", "PLTDECS", "PPO3", "PPO6", "XPIXELSZ",
@@ -87,11 +89,11 @@ def read_axes(cards: Sequence[str]) -> Axes | None:
     """
     usual = all(COMMENTARY.match(card) or (PLAIN.match(card) and not UNUSUAL.match(card)) for card in cards)
     types = sorted(card[:6] for card in cards if TYPE.match(card))
-    whole = not any(map(PLATE_TERM.match, cards)) or {card[:8].rstrip() for card in cards} >= PLATE
     # Of two types of an axis astropy goes by the first, wcslib by the last.
-    if not usual or not whole or len(types) != len(set(types)) or (compiled := _compiled()) is None:
+    if not usual or len(types) != len(set(types)) or (compiled := _compiled()) is None:
         return None
     try:
+        _check_plate(cards)
         sip = _read_sip(compiled, cards)
         # wcslib would read the terms a second time.
         header = "".join(card for card in cards if not SIP_TERM.match(card) and not SIP_ORDER.match(card))
@@ -105,8 +107,16 @@ def read_axes(cards: Sequence[str]) -> Axes | None:
         transform = compiled._Wcs(sip, (None, None), prm, (None, None))._all_pix2world
         return Axes.of(prm, lambda x, y: transform(np.column_stack((x, y)), 1))
     except (AttributeError, TypeError, LookupError):
-        # A module that this wasn't written for, or an unusual SIP.
+        # A module that this wasn't written for, or an unusual SIP or plate.
         return None
+
+
+def _check_plate(cards: Sequence[str]) -> None:
+    """LookupError for a plate solution that may crash wcslib, which had better happen to a worker."""
+    terms = [card for card in cards if PLATE_TERM.match(card)]
+    beyond = any(_number(card) for card in terms if int(card[4:8]) > PLATE_TERMS)
+    if terms and (beyond or not {card[:8].rstrip() for card in cards} >= PLATE):
+        raise LookupError("AMD")
 
 
 def _read_sip(compiled: ModuleType, cards: Sequence[str]) -> Any:

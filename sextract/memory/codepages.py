@@ -8,10 +8,19 @@ Heaps are ``execution/environment.py``'s.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 _MADV_DONTNEED = 4
+
+# Of /proc/self/smaps at a time; every process of a run reads all of it, some 200 KiB, when it starts.
+_PIECE = 32 << 10
+# The last line on a mapping, and the first on a read-only one of a file, behind what is left of the line before.
+_END = b"\nVmFlags:"
+_READ_ONLY = re.compile(rb"(?:.*\n)?([0-9a-f]+)-([0-9a-f]+) r-[-x]p \S+ \S+ [1-9]")
+_RESIDENT = re.compile(rb"\nRss: +([1-9]\d*) kB")
+_NOTHING_OWN = re.compile(rb"\nAnonymous: +0 kB")
 
 _libc: Any = ctypes.CDLL(None)
 
@@ -25,8 +34,8 @@ def drop_code_pages() -> int:
         Bytes that were resident; 0 where the kernel doesn't tell.
     """
     try:
-        with open("/proc/self/smaps", encoding="utf-8", errors="replace") as lines:
-            found = list(droppable(lines))
+        with open("/proc/self/smaps", "rb", buffering=0) as file:
+            found = list(droppable(iter(lambda: file.read(_PIECE), b"")))
     except OSError:
         return 0
     madvise = _libc.madvise
@@ -37,20 +46,16 @@ def drop_code_pages() -> int:
     )
 
 
-def droppable(smaps: Iterable[str]) -> Iterator[tuple[int, int, int]]:
-    """Start, length and resident bytes of the mappings of an smaps file that can be dropped.
+def droppable(smaps: Iterable[bytes]) -> Iterator[tuple[int, int, int]]:
+    """Start, length and resident bytes of the mappings in the pieces of an smaps file that can be dropped.
 
     What was written to before it was protected (relocations), or by a debugger, is anonymous and stays.
     """
-    start = nbytes = resident = 0
-    for line in smaps:
-        word, *rest = line.split()
-        if not word.endswith(":"):
-            nbytes = 0
-            if rest[0] in ("r-xp", "r--p") and rest[3] != "0":
-                first, _, last = word.partition("-")
-                start, nbytes = int(first, 16), int(last, 16) - int(first, 16)
-        elif nbytes and word == "Rss:":
-            resident = int(rest[0]) << 10
-        elif nbytes and word == "Anonymous:" and rest[0] == "0" and resident:
-            yield start, nbytes, resident
+    rest = b""
+    for piece in smaps:
+        *mappings, rest = (rest + piece).split(_END)
+        for text in mappings:
+            head = _READ_ONLY.match(text)
+            if head and _NOTHING_OWN.search(text) and (resident := _RESIDENT.search(text)):
+                start = int(head[1], 16)
+                yield start, int(head[2], 16) - start, int(resident[1]) << 10

@@ -8,13 +8,12 @@ limit all the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sextract.background.mesh import MeshGrid
 from sextract.config.machine import default_workers
 from sextract.config.settings import Settings
+from sextract.dataclass import dataclass
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, size_text
 from sextract.pipeline.facts import memory_outputs
@@ -96,6 +95,8 @@ class Estimate:
 
     def as_json(self) -> str:
         """The same as one line of JSON for a job script; its keys, listed in docs/guide.md, stay what they are."""
+        import json
+
         t, m = self.tiles, self.mesh
         return json.dumps(
             {

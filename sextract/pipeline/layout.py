@@ -8,12 +8,12 @@ Answers never depend on any of this.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
 from sextract.background.surface import Background
 from sextract.config.machine import UNLIMITED
 from sextract.config.settings import Settings
+from sextract.dataclass import dataclass
 from sextract.deblending import _deblend
 from sextract.detection import _components
 from sextract.errors import LimitError
@@ -149,6 +149,9 @@ class Base:
     rss: int = 0
 
 
+UNKNOWN = Base()
+
+
 def lay_out(info: ImageInfo, settings: Settings, workers: int, slab_bytes: int) -> Layout:
     """Cut an image into tiles for a slab of that size."""
     workers = max(workers, 1)
@@ -255,7 +258,7 @@ def checkimage_pages(settings: Settings, infos: Sequence[ImageInfo]) -> int:
 
 
 def try_fit(
-    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = Base()
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = UNKNOWN
 ) -> Fit:
     """Split a limit for a number of workers and lay all extensions out; see `Fit.fits`.
 
@@ -295,7 +298,7 @@ def try_fit(
 
 
 def smallest_limit(
-    infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: Base = Base()
+    infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: Base = UNKNOWN
 ) -> int:
     """The smallest limit, in whole MiB, that fits with that many workers, by default none."""
     low, high = 0, 64
@@ -311,7 +314,7 @@ def smallest_limit(
 
 
 def fit(
-    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = Base()
+    limit: int, workers: int, infos: Sequence[ImageInfo], settings: Settings, plan: Plan, measured: Base = UNKNOWN
 ) -> Fit:
     """The most workers, at most `workers`, with which a limit holds the work; 0 means all in one process.
 

@@ -83,12 +83,12 @@ def test_sources_measured_while_the_scan_goes_on(cli: CommandLine, tmp_path: Pat
 
 @pytest.mark.parametrize("extensions", [1, 2])
 def test_sky_positions_that_come_late(cli: CommandLine, tmp_path: Path, extensions: int) -> None:
-    """A limit without room for astropy beside pixels, and one with; for coordinates that it takes astropy to turn."""
+    """A limit without room for astropy beside pixels, and one with; for a header that astropy has to mend."""
     image = field(tmp_path / "sky.fits", 300, 120, 26, extensions=extensions).path
     with fits.open(image, mode="update") as hdus:
         for hdu in hdus:
             if hdu.data is not None:
-                hdu.header.update(CTYPE1="GLON-TAN", CTYPE2="GLAT-TAN")
+                hdu.header.update(CTYPE1="RA---TAN-SIP", CTYPE2="DEC--TAN-SIP", A_ORDER=1, B_ORDER=1)
     (tmp_path / "sky.param").write_text("NUMBER\nALPHA_J2000\nDELTA_J2000\nFLUX_AUTO\nX_WORLD\n")
     options = ("-PARAMETERS_NAME", tmp_path / "sky.param", "-o", "out.fits", "-CATALOG_TYPE", "FITS_1.0")
     found = []

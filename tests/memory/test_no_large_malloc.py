@@ -146,9 +146,9 @@ def _integers(folder: Path) -> np.ndarray:
 
 
 def mosaic_gz(folder: Path) -> Path:
-    """Several extensions of integers with BZERO, gzipped, with long headers, in galactic coordinates, which take astropy."""
+    """Several extensions of integers with BZERO, gzipped, with long headers that take astropy."""
     header = fits.Header([("HISTORY", f"step {i} of a long reduction") for i in range(600)])
-    header.update(CTYPE1="GLON-CAR", CTYPE2="GLAT-CAR")
+    header.update(CTYPE1="RA---TAN-SIP", CTYPE2="DEC--TAN-SIP", A_ORDER=1, B_ORDER=1)
     plain = folder / "mosaic.fits"
     images = [fits.ImageHDU(_integers(folder), header, name=f"CCD{k}") for k in range(1, 4)]
     fits.HDUList([fits.PrimaryHDU(), *images]).writeto(plain)

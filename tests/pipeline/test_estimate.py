@@ -132,10 +132,10 @@ def test_json_is_a_line_an_image(tmp_path: Path, cli: CommandLine) -> None:
     assert [json.loads(line)["extensions"][0]["width"] for line in done.out.splitlines()] == [100, 200]
 
 
-@pytest.mark.parametrize(("system", "whole"), [("", False), ("FK5", False), ("FK4", True)])
-def test_astropy_is_counted_where_a_header_needs_it(tmp_path: Path, system: str, whole: bool) -> None:
-    cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "RADESYS": system, "EQUINOX": 1950.0} if system else {}
-    fits.writeto(tmp_path / "a.fits", np.zeros((300, 300), np.float32), fits.Header(cards))
+@pytest.mark.parametrize(("kind", "whole"), [("", False), ("RA---TAN", False), ("RA---TAB", True)])
+def test_astropy_is_counted_where_a_header_needs_it(tmp_path: Path, kind: str, whole: bool) -> None:
+    header = fits.Header({"CTYPE1": kind, "CTYPE2": kind.replace("RA--", "DEC-")} if kind else {})
+    fits.writeto(tmp_path / "a.fits", np.zeros((300, 300), np.float32), header)
     plain = settings(512, 2)
     sky = replace(plain, output=OutputSettings(columns=(Requested("NUMBER"), Requested("X_WORLD"))))
     peaks = [estimate(str(tmp_path / "a.fits"), each).peak_bytes for each in (plain, sky)]
