@@ -13,22 +13,14 @@ installed is left out and named.  The exit code is 1 if a run of sextract failed
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
 import functools
-import hashlib
 import importlib.util
 import itertools
 import json
 import os
-import platform
 import re
-import resource
-import signal
 import subprocess
 import sys
-import time
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,9 +31,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from malloc_page import LABELS, PROGRAMS, Results, count, mib, write_page  # noqa: E402
+from bench_record import Record, code_digest, digest, field_file, run, say, size_of  # noqa: E402
+from malloc_page import LABELS, PROGRAMS, Results, write_page  # noqa: E402
+from pagetools import count, mib  # noqa: E402
 
-from tests.memory_watch import MARK, Look, Watch, processes  # noqa: E402
+from tests.memory_watch import Look, Watch  # noqa: E402
 from tests.parity.reference import COLUMNS, Setup, python_path  # noqa: E402
 
 # Name and the library of Debian that has it; glibc's own needs none.
@@ -55,8 +49,6 @@ PACKAGES = {"tcmalloc": "libtcmalloc-minimal4", "jemalloc": "libjemalloc2", "mim
 # Pixels per second on two cores, for the estimate at the start alone.
 SPEED = {"sextract": 20e6, "processes": 4e6, "threads": 5e6}
 LARGE, SMALL = ("19000", "256M,512M,1G"), ("4096", "128M,256M,512M")
-# Settings of allocators that the caller's shell may have; every run has the allocators' defaults.
-TUNABLES = ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_CONF", "LD_PRELOAD")
 # Exact looks cost the watched processes time: a twentieth of it is for them.
 EXACT_SHARE = 0.05
 # A timeline of the record has at most so many points, each the largest of its interval.
@@ -108,55 +100,16 @@ def field_of(args: argparse.Namespace) -> Path:
     """The field to work on, made if it isn't there."""
     if args.field:
         return args.field.resolve()
-    field = args.folder / f"field_{args.size}.fits"
-    if not field.exists():
-        say(f"making a field of {args.size} pixels: {field}")
-        part = field.with_suffix(".part.fits")
-        make = [sys.executable, str(ROOT / "scripts" / "make_field.py"), str(part), "--size", args.size, "--seed", "1"]
-        subprocess.run(make, check=True, stderr=subprocess.DEVNULL)
-        part.with_suffix(".truth.fits").unlink()
-        part.rename(field)
-    return field
-
-
-def size_of(field: Path) -> str:
-    """Width and height as FITS has them: 19000x19000."""
-    with field.open("rb") as file:
-        header = file.read(2880 * 20).decode("ascii", "replace")
-    return "x".join(re.search(rf"NAXIS{k} *= *(\d+)", header)[1] for k in (1, 2))  # type: ignore[index]
-
-
-def digest(*files: Path) -> str:
-    """One SHA-256 over the bytes of files."""
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+    return field_file(args.folder / f"field_{args.size}.fits", "--size", args.size, "--seed", "1")
 
 
 def facts(field: Path) -> dict[str, str]:
     """What the measurements depend on: a record is gone on with if these are the same."""
-    package = (p for p in (ROOT / "sextract").rglob("*") if p.suffix in (".py", ".so", ".conv"))
     return {
         "size": size_of(field),
         "field": digest(field),
-        "code": digest(*sorted(package), ROOT / "scripts" / "naive_pool.py"),
+        "code": code_digest() + digest(ROOT / "scripts" / "naive_pool.py"),
         "columns": " ".join(COLUMNS),
-    }
-
-
-def machine() -> dict[str, str]:
-    """Where it was measured."""
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "cpus": str(len(os.sched_getaffinity(0))),
-        "model": model[1] if model else platform.machine(),
-        "kernel": platform.release(),
-        "libc": " ".join(platform.libc_ver()),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "date": datetime.date.today().isoformat(),
     }
 
 
@@ -184,51 +137,25 @@ def command(case: Case, field: Path, folder: Path) -> tuple[list[str], Path]:
 
 def measured(case: Case, argv: list[str], env: dict[str, str], folder: Path, timeout: float) -> dict[str, Any]:
     """Run and watch a command; what it took and held, without its output."""
-    mark = uuid.uuid4().hex
-    clean = {name: value for name, value in os.environ.items() if name not in TUNABLES}
-    clean |= {MARK: mark, "PYTHONPATH": python_path(), **env}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    log = folder / "log.txt"
-    start = time.perf_counter()
-    with Watch(mark, EXACT_SHARE) as watch, log.open("wb") as err:
-        process = subprocess.Popen(argv, cwd=folder, env=clean, stdin=subprocess.DEVNULL, stdout=err, stderr=err)
-        try:
-            code: int | str = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = f"stopped after {timeout:.0f} s"
-        finally:
-            wall = time.perf_counter() - start
-            stop(process, mark)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run(argv, folder, env, timeout, EXACT_SHARE)
+    watch = done.watch
+    assert watch is not None
     result = {
         **asdict(case),
-        "exit": code,
-        "wall": round(wall, 2),
-        "cpu": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 2),
+        "exit": done.code,
+        "wall": round(done.wall, 2),
+        "cpu": round(done.cpu, 2),
         "held": watch.peak,
         "alone": watch.alone,
         "rss": watch.rss,
         "looks": watch.samples,
         **timeline(watch.looks, allocated(case, watch, folder)),
     }
-    said = log.read_text(errors="replace")
-    used = re.search(r" (\d+) workers?$", said, re.MULTILINE)
+    used = re.search(r" (\d+) workers?$", done.said, re.MULTILINE)
     result["used"] = int(used[1]) if used and case.program == "sextract" else case.workers
-    if code != 0:
-        result["said"] = said[-1500:]
+    if done.code != 0:
+        result["said"] = done.said[-1500:]
     return result
-
-
-def stop(process: subprocess.Popen[bytes], mark: str) -> None:
-    """End a run that has passed its time, or that the benchmark's end leaves behind."""
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-    for pid in processes(mark):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
 
 
 def allocated(case: Case, watch: Watch, folder: Path) -> list[int] | None:
@@ -287,42 +214,6 @@ def timeline(looks: Sequence[Look], asked: list[int] | None) -> dict[str, Any]:
     return {"allocated": max(asked) if asked else None, "timeline": lines}
 
 
-class Record:
-    """What has been measured, kept in a file after each run.
-
-    A file made from other code, columns or field, or on another machine, is put aside, since its numbers can't stand
-    beside new ones.
-    """
-
-    def __init__(self, path: Path, facts: dict[str, str] | None = None) -> None:
-        self.path = path
-        self.made: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        here = machine()
-        same = self.made and self.made["facts"] == facts and {**self.made["machine"], "date": ""} == {**here, "date": ""}
-        if facts is not None and not same:
-            if self.made:
-                path.rename(path.with_suffix(".old.json"))
-                say(f"{path} is of another field, version or machine: it is {path.with_suffix('.old.json').name} now")
-            self.made = {"facts": facts, "machine": here, "missing": [], "runs": {}}
-
-    @property
-    def runs(self) -> dict[str, dict[str, Any]]:
-        """Runs by their key."""
-        return self.made["runs"]
-
-    def keep(self, case: Case, result: dict[str, Any]) -> None:
-        """Add a run and write the file, whole or not at all."""
-        self.runs[case.key] = result
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.made))
-        part.replace(self.path)
-
-
-def say(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def found_allocators(names: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """What to add to the environment for each allocator that is there; the packages of those that aren't."""
     asked = {name: preload(ALLOCATORS[name]) for name in names}
@@ -368,7 +259,7 @@ def run_all(args: argparse.Namespace) -> Record:
     spent = guessed = 0.0
     for number, case in enumerate(left, 1):
         result = finished(case, field, args.folder, there[case.allocator], args.timeout)
-        record.keep(case, result)
+        record.keep(case.key, result)
         spent, guessed = spent + result["wall"], guessed + expected[case.key]
         rest = sum(expected[other.key] for other in left[number:]) * spent / guessed / 60
         held = f"{mib(result['held'])} MiB held, {result['wall']:.1f} s" if result["exit"] == 0 else f"exit {result['exit']}"

@@ -12,6 +12,7 @@ Sersic profiles softened by the seeing instead of convolved with it, and bright 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -42,11 +43,16 @@ SOURCE = np.dtype(
     ]
 )
 
-MOFFAT_BETA = 3.0
 # A source is rendered out to where it falls below this fraction of the sky noise, a step nobody can see.
 CUT_SIGMA = 0.02
 # Caps the stamp of the brightest, and with it the rows that a band must hold beyond its own.
 MAX_RADIUS_PX = 240
+# Where profiles are looked at to find fluxes and radii.
+RADII_PX = np.concatenate([np.arange(0.0, 12.0, 0.25), np.arange(12.0, MAX_RADIUS_PX + 1.0)])
+# Stars that are drawn together, for the memory that it takes, and from how many on it pays.
+STARS_AT_ONCE, FEWEST_STARS = 4096, 8
+# The largest radius of a star that is drawn with others: there a call costs more than the pixels.
+FAINT_RADIUS_PX = 12
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ class Recipe:
         How many are put in the field.
     seed : int
         Everything random follows from it.
-    fwhm_px : float
-        Seeing.
+    fwhm_px, moffat_beta : float
+        Seeing, and the exponent of its wings.
     sky, gradient : float
         Sky level in the middle and its fractional change over the field's width.
     read_noise, gain, saturation : float
@@ -80,6 +86,7 @@ class Recipe:
     sources: int
     seed: int = 0
     fwhm_px: float = 2.9
+    moffat_beta: float = 3.0
     sky: float = 400.0
     gradient: float = 0.15
     read_noise: float = 5.0
@@ -126,8 +133,7 @@ def draw_sources(recipe: Recipe, extension: int = 0) -> NDArray[Any]:
     # A galaxy is spread over more pixels of sky than a star: its flux grows so that brightness means the same for both.
     disc = np.sqrt(4.0 * np.pi * (recipe.seeing_sigma_px**2 + table["R_EFF"] ** 2))
     table["FLUX"] = brightness * recipe.noise * disc / recipe.gain
-    for source in table:
-        source["PEAK"], source["RADIUS"] = extent(source, recipe)
+    set_extents(table, recipe)
     first_row = np.rint(table["Y_IMAGE"]).astype(int) - table["RADIUS"]
     return table[np.argsort(first_row, kind="stable")]
 
@@ -156,8 +162,8 @@ def profile(source: Any, recipe: Recipe, dx: NDArray[Any], dy: NDArray[Any]) -> 
         Pixels.
     """
     if source["KIND"] == 0:
-        alpha = recipe.fwhm_px / (2.0 * math.sqrt(2.0 ** (1.0 / MOFFAT_BETA) - 1.0))
-        return np.asarray((1.0 + (dx * dx + dy * dy) / alpha**2) ** -MOFFAT_BETA)
+        alpha = recipe.fwhm_px / (2.0 * math.sqrt(2.0 ** (1.0 / recipe.moffat_beta) - 1.0))
+        return np.asarray((1.0 + (dx * dx + dy * dy) / alpha**2) ** -recipe.moffat_beta)
     # The seeing rounds the ellipse and softens the core: axes add in quadrature, and the radius never reaches zero.
     theta = math.radians(source["THETA"])
     blur = 0.6 * recipe.fwhm_px
@@ -173,16 +179,39 @@ def profile(source: Any, recipe: Recipe, dx: NDArray[Any], dy: NDArray[Any]) -> 
 
 def extent(source: Any, recipe: Recipe) -> tuple[float, int]:
     """Peak of a source (ADU) and the radius of the stamp that holds all of it that can be seen."""
-    r = np.concatenate([np.arange(0.0, 12.0, 0.25), np.arange(12.0, MAX_RADIUS_PX + 1.0)])
-    theta = math.radians(source["THETA"])
+    along, total = growth(source, recipe)
+    peak = float(source["FLUX"]) / total
+    return peak, int(radii(along, np.array([peak]), recipe)[0])
+
+
+def growth(source: Any, recipe: Recipe) -> tuple[NDArray[np.float64], float]:
+    """The profile of a source along its major axis, at `RADII_PX`, and its flux if it were 1 at the centre."""
+    r, theta = RADII_PX, math.radians(source["THETA"])
     along = profile(source, recipe, r * math.cos(theta), r * math.sin(theta))
     across = profile(source, recipe, -r * math.sin(theta), r * math.cos(theta))
     # Area of a curve of growth whose isophotes are ellipses of about the geometric mean of both cuts.
     mean = np.sqrt(along * across)
-    total = 2.0 * np.pi * float(np.sum(np.diff(r) * 0.5 * (mean[1:] * r[1:] + mean[:-1] * r[:-1])))
-    peak = float(source["FLUX"]) / total
-    seen = np.nonzero(along * peak * recipe.gain > CUT_SIGMA * recipe.noise)[0]
-    return peak, int(min(max(math.ceil(r[seen[-1]]) if len(seen) else 0, 4), MAX_RADIUS_PX))
+    return along, 2.0 * np.pi * float(np.sum(np.diff(r) * 0.5 * (mean[1:] * r[1:] + mean[:-1] * r[:-1])))
+
+
+def radii(along: NDArray[np.float64], peaks: NDArray[np.float64], recipe: Recipe) -> NDArray[np.int64]:
+    """Radii of the stamps of sources with the same profile and these peaks (ADU)."""
+    seen = along * peaks[:, None] * recipe.gain > CUT_SIGMA * recipe.noise
+    last = np.where(seen.any(axis=1), len(along) - 1 - np.argmax(seen[:, ::-1], axis=1), 0)
+    return np.clip(np.ceil(RADII_PX[last]), 4, MAX_RADIUS_PX).astype(np.int64)
+
+
+def set_extents(table: NDArray[Any], recipe: Recipe) -> None:
+    """Peak and radius of each source; all stars have one profile."""
+    for k in np.flatnonzero(table["KIND"] != 0):
+        table["PEAK"][k], table["RADIUS"][k] = extent(table[k], recipe)
+    stars = np.flatnonzero(table["KIND"] == 0)
+    if not len(stars):
+        return
+    along, total = growth(table[stars[0]], recipe)
+    table["PEAK"][stars] = table["FLUX"][stars] / total
+    for some in np.array_split(stars, -(-len(stars) // STARS_AT_ONCE)):
+        table["RADIUS"][some] = radii(along, table["PEAK"][some], recipe)
 
 
 def add_source(source: Any, recipe: Recipe, rows: NDArray[np.float32], y0: int) -> None:
@@ -198,6 +227,35 @@ def add_source(source: Any, recipe: Recipe, rows: NDArray[np.float32], y0: int) 
         rows[low - y0 : high - y0, left:right] += stamp[
             low - (cy - radius) : high - (cy - radius), left - (cx - radius) : right - (cx - radius)
         ]
+
+
+def add_sources(table: NDArray[Any], recipe: Recipe, rows: NDArray[np.float32], y0: int) -> None:
+    """Adds sources in their order, faint stars many at a time; the sums are those of `add_source`, bit by bit."""
+    faint = (table["KIND"] == 0) & (table["RADIUS"] <= FAINT_RADIUS_PX)
+    turns = np.flatnonzero(np.diff(faint, prepend=False, append=False))
+    edges = np.unique(np.concatenate([turns, np.arange(0, len(table), STARS_AT_ONCE), [len(table)]]))
+    for first, last in itertools.pairwise(edges.tolist()):
+        if faint[first] and last - first >= FEWEST_STARS:
+            add_stars(table[first:last], recipe, rows, y0)
+        else:
+            for source in table[first:last]:
+                add_source(source, recipe, rows, y0)
+
+
+def add_stars(stars: NDArray[Any], recipe: Recipe, rows: NDArray[np.float32], y0: int) -> None:
+    """Adds many small stars to `rows`, as `add_source` does one."""
+    x, y, radius = stars["X_IMAGE"] - 1.0, stars["Y_IMAGE"] - 1.0, stars["RADIUS"].astype(np.int64)
+    left, low = np.rint(x).astype(np.int64) - radius, np.rint(y).astype(np.int64) - radius
+    side = 2 * radius + 1
+    # One entry for each pixel of each stamp, star after star.
+    star = np.repeat(np.arange(len(stars)), side * side)
+    nth = np.arange(len(star)) - np.repeat(np.cumsum(side * side) - side * side, side * side)
+    down, across = np.divmod(nth, side[star])
+    down, across = down + low[star], across + left[star]
+    inside = (across >= 0) & (across < recipe.width) & (down >= y0) & (down < y0 + len(rows))
+    star, down, across = star[inside], down[inside], across[inside]
+    light = profile(stars[0], recipe, across - x[star], down - y[star]) * (stars["PEAK"] * recipe.gain)[star]
+    np.add.at(rows, (down - y0, across), light)
 
 
 def add_trail(row: NDArray[np.float64], y: int, recipe: Recipe) -> None:
@@ -226,8 +284,7 @@ def render(recipe: Recipe, table: NDArray[Any], band_rows: int = 32) -> Iterator
     starts = np.searchsorted(first, np.arange(0, recipe.height + band_rows, band_rows))
     done = 0
     for k, y0 in enumerate(range(0, recipe.height, band_rows)):
-        for source in table[done : starts[k + 1]]:
-            add_source(source, recipe, rows, y0)
+        add_sources(table[done : starts[k + 1]], recipe, rows, y0)
         done = int(starts[k + 1])
         count = min(band_rows, recipe.height - y0)
         band = np.empty((count, recipe.width))
@@ -384,10 +441,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--trail", action="store_true", help="a satellite crosses the field")
     p.add_argument("--stars-only", action="store_true")
+    p.add_argument("--blends", type=float, metavar="SHARE", help="sources placed next to another one (default 0.03)")
+    p.add_argument("--slope", type=float, help="of the counts, N(>F) ~ F^-slope (default 0.8)")
+    p.add_argument("--faintest", type=float, metavar="SNR", help="signal to noise of the faintest source (default 21)")
     p.add_argument("--bitpix", type=int, default=-32, choices=(8, 16, 32, 64, -32, -64), help="default -32")
     p.add_argument("--extensions", type=int, default=0, metavar="N", help="N image extensions after an empty primary")
     p.add_argument("--empty", type=int, action="append", default=[], metavar="K", help="extension K has no sources")
     p.add_argument("--fwhm", type=float, default=2.9, help="seeing in pixels (default 2.9)")
+    p.add_argument("--moffat-beta", type=float, metavar="B", help="exponent of the PSF's wings (default 3)")
     p.add_argument("--truth", metavar="FILE", help="truth list, .fits or .csv (default OUT.truth.fits)")
     p.add_argument("--band-rows", type=int, default=32, help="rows held at a time (default 32)")
     return p
@@ -399,8 +460,11 @@ def main(argv: list[str] | None = None) -> int:
     width, _, height = args.size.lower().partition("x")
     width, height = int(width), int(height or width)
     sources = round(width * height / 2236.96) if args.sources is None else args.sources
-    share = {"star_fraction": 1.0} if args.stars_only else {}
-    recipe = Recipe(width, height, sources, seed=args.seed, trail=args.trail, fwhm_px=args.fwhm, **share)
+    stars = 1.0 if args.stars_only else None
+    asked = {"star_fraction": stars, "blend_fraction": args.blends, "slope": args.slope, "faintest": args.faintest}
+    asked |= {"moffat_beta": args.moffat_beta}
+    given = {name: value for name, value in asked.items() if value is not None}
+    recipe = Recipe(width, height, sources, seed=args.seed, trail=args.trail, fwhm_px=args.fwhm, **given)
     table = make_field(
         args.out,
         recipe,

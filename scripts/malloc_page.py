@@ -7,12 +7,11 @@ size stays as it is.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-MIB = 1 << 20
+from pagetools import MIB, count, distinct, filled, mib, table
+
 PROGRAMS = ("sextract", "processes", "threads")
 LABELS = {"sextract": "sextract", "processes": "naive, processes", "threads": "naive, threads"}
 HEAD = "program|allocator|workers|limit|held, MiB|over|allocated, MiB|Σ Rss, MiB|wall, s|CPU, s|faster than 1|same bytes"
@@ -27,25 +26,9 @@ def bytes_of(limit: str) -> int:
     return int(float(limit[:-1]) * (1 << {"K": 10, "M": 20, "G": 30}[limit[-1].upper()]))
 
 
-def mib(value: float | None) -> str:
-    """Bytes as MiB, rounded up: a number that stands beside a limit must not flatter."""
-    return "–" if value is None else f"{-int(-value // MIB):,}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *rows]) + "\n"
-
-
 def over(run: Run) -> bool:
     """Whether a run held more than its limit."""
     return int(run["held"]) > bytes_of(run["limit"])
-
-
-def distinct(values: Iterable[Any]) -> list[Any]:
-    """Each value once, in order of appearance."""
-    return list(dict.fromkeys(values))
 
 
 class Results:
@@ -168,25 +151,15 @@ class Results:
         return distinct((run["program"], run["workers"]) for run in self.of(*PROGRAMS))
 
 
-def count(workers: int) -> str:
-    """4 workers."""
-    return f"{workers} worker{'s' * (workers != 1)}"
-
-
 def write_page(page: Path, results: Results, drawing: bool = True) -> bool:
     """Make the blocks of a page anew, and its figure if `drawing`; False if it has none for a field of this size."""
     figure = page.with_name(f"{page.stem}_{results.size}.svg")
     made = {"summary": results.summary(), "runs": results.runs_table()}
     if drawing:
         made["figure"] = f"![Memory over time, limit {results.shown_limit}]({figure.name})\n"
-    text = page.read_text()
-    found = set()
-    for name, content in made.items():
-        begin = f"<!-- bench_malloc {results.size} {name} -->\n"
-        block = re.compile(rf"({re.escape(begin)}).*?(<!-- end -->)", re.DOTALL)
-        text, times = block.subn(lambda m, new=content: f"{m[1]}{new}{m[2]}", text)
-        found |= {name} if times else set()
-    if "figure" in found:
+    blocks = {f"bench_malloc {results.size} {name}": content for name, content in made.items()}
+    text, found = filled(page.read_text(), blocks)
+    if f"bench_malloc {results.size} figure" in found:
         draw(figure, results)
     page.write_text(text)
     return bool(found)

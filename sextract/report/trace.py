@@ -47,6 +47,10 @@ class Track:
         """A span as long as its block; `facts` are shown with it, and may be added to by whoever holds it."""
         return _NOTHING if self._append is None else _Span(self, name, facts)
 
+    def task(self, name: str) -> AbstractContextManager[None]:
+        """A span that notes how long it had a processor (`cpu_us`), too."""
+        return _NOTHING if self._append is None else _Task(self, name, {})
+
     def add(self, name: str, begin_ns: int, end_ns: int, **facts: int) -> None:
         """A span between two times of CLOCK_MONOTONIC."""
         if self._append is None:
@@ -78,6 +82,20 @@ class _Span:
         self.track.add(self.name, self.begin, time.monotonic_ns(), **self.facts)
 
 
+class _Task(_Span):
+    """A span with the CPU time of its process."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        self.facts["cpu_us"] = -time.process_time_ns()
+        super().__enter__()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.facts["cpu_us"] = (self.facts["cpu_us"] + time.process_time_ns()) // 1000
+        super().__exit__(*exc_info)
+
+
 class Trace:
     """The file, and who writes to it.
 
@@ -96,7 +114,7 @@ class Trace:
         # Whoever appends does so at the end, whichever process it is.
         fcntl.fcntl(file.fd, fcntl.F_SETFL, fcntl.fcntl(file.fd, fcntl.F_GETFL) | os.O_APPEND)
         self._append(b'{"displayTimeUnit": "ms", "traceEvents": [\n' + _named("process", 0, "sextract"))
-        self.main.add("start-up", process_began_ns(), time.monotonic_ns())
+        self.main.add("start-up", process_began_ns(), time.monotonic_ns(), cpu_us=time.process_time_ns() // 1000)
 
     def track(self, number: int) -> Track:
         """The track of the run's own process (0) or of a worker."""

@@ -119,7 +119,7 @@ def test_a_run_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
 def test_a_record_of_other_code_is_put_aside(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     record = bench.Record(path, {"code": "1"})
-    record.keep(bench.Case("glibc", "sextract", 1, "64M"), {"exit": 0})
+    record.keep(bench.Case("glibc", "sextract", 1, "64M").key, {"exit": 0})
     assert bench.Record(path, {"code": "1"}).runs
     assert not bench.Record(path, {"code": "2"}).runs
     assert json.loads((tmp_path / "r.old.json").read_text())["runs"]
