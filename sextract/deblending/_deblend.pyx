@@ -23,10 +23,8 @@ from sextract.deblending._shape cimport (
     add_areas,
     add_brightest,
     add_sums,
-    area_correction,
     begin_areas,
     begin_sums,
-    count_areas,
     end_areas,
     end_sums,
 )
@@ -38,6 +36,7 @@ from sextract.deblending._lists cimport (
     chain_of,
     cursor,
     index,
+    list_correction,
     list_isophotal,
     list_of,
     list_shape,
@@ -331,7 +330,6 @@ cdef class Deblender:
                 filter_values(&block[0, 0], block.shape[1], block.shape[0], block.shape[1], &self.taps[0, 0],
                               self.taps.shape[0], self.taps.shape[1], p.y - y0, p.x0 - x0, p.x1 - x0, w.filtered, False)
             if second:
-                count_areas(&self.areas, &p, 1, w.image, w.facts.threshold, self.large.peak)
                 add_areas(&self.areas, &self.large, &p, 1, w.filtered, w.image, &w.facts)
             else:
                 if on_edge(w, &p):
@@ -351,7 +349,6 @@ cdef class Deblender:
         cdef const Footprint *f = &self.footprints[i]
         cdef Source *s = &self.large
         end_areas(s, &self.areas, &self.w.facts)
-        s.abcor = area_correction(&self.areas, s, self.w.facts.threshold)
         s.mthresh = self.brightest.heap[0] if self.brightest.seen >= self.brightest.m else <float>0.0
         if not self.maxarea or s.npix <= self.maxarea:
             self._book(f, s)
@@ -457,7 +454,7 @@ cdef class Deblender:
     cdef bint _accept(self, const Footprint *f, const List *l, Source *s, int32_t flags, bint part) noexcept nogil:
         # Analyse one source; False if DETECT_MAXAREA rejects it.  A part keeps the centre and the edge of its leaf.
         cdef Cursor c = cursor(l)
-        cdef int32_t edge = list_shape(&self.w, l, &c, s, self.w.facts.threshold, part)
+        cdef int32_t edge = list_shape(&self.w, l, &c, s, part)
         if self.maxarea and s.npix > self.maxarea:
             return False
         s.flags = flags if part else flags | edge
@@ -532,7 +529,8 @@ cdef class Deblender:
         cdef List l = chain_of(self.w.pieces, leaf.head, leaf.npieces)
         cdef Cursor c = cursor(&l)
         cdef double d
-        leaf.flags = 2 | list_shape(&self.w, &l, &c, &s, leaf.threshold, False)
+        leaf.flags = 2 | list_shape(&self.w, &l, &c, &s, False)
+        s.abcor = list_correction(&self.w, &l, &c, &s, leaf.threshold)
         leaf.x, leaf.y, leaf.cxx, leaf.cyy, leaf.cxy, leaf.abcor = s.x, s.y, s.cxx, s.cyy, s.cxy, s.abcor
         d = s.npix / (2.0 * M_PI * s.abcor * s.a * s.b)
         leaf.amplitude = self.w.facts.threshold * exp(d) if d < 70.0 else 4.0 * s.fdpeak

@@ -12,9 +12,9 @@ from sextract.deblending._shape cimport (
     area_correction,
     begin_areas,
     begin_sums,
-    count_areas,
     end_areas,
     end_sums,
+    half_peak,
 )
 from sextract.deblending._work cimport CHUNK, Work
 from sextract.detection._lutz cimport Piece
@@ -101,12 +101,9 @@ cdef inline bint more(Work *w, const List *l, Cursor *c) noexcept nogil:
     return True
 
 
-cdef inline int32_t list_shape(
-    Work *w, const List *l, Cursor *c, Source *s, float threshold, bint keep_centre
-) noexcept nogil:
-    # Shape and area correction of a list of pixels, at a threshold; FLAGS bit 8 if one is on the frame's edge.
+cdef inline int32_t list_shape(Work *w, const List *l, Cursor *c, Source *s, bint keep_centre) noexcept nogil:
+    # Shape of a list of pixels; FLAGS bit 8 if one is on the frame's edge.
     cdef Sums m
-    cdef Areas t
     cdef int64_t i
     cdef int32_t xmin = 2147483647, ymin = 2147483647, edge = 0
     while more(w, l, c):
@@ -120,12 +117,20 @@ cdef inline int32_t list_shape(
     while more(w, l, c):
         add_sums(&m, w.chunk, c.n, w.filtered, w.image)
     end_sums(s, &m, keep_centre)
-    t.above = t.above_half = 0
+    return edge
+
+
+cdef inline float list_correction(Work *w, const List *l, Cursor *c, const Source *s, float threshold) noexcept nogil:
+    # The area correction of a list whose shape is known, at a threshold of its own.
+    cdef int64_t i, k, above = 0, above_half = 0
+    cdef float half = half_peak(threshold, s.peak)
     rewind(c, l)
     while more(w, l, c):
-        count_areas(&t, w.chunk, c.n, w.image, threshold, s.peak)
-    s.abcor = area_correction(&t, s, threshold)
-    return edge
+        for i in range(c.n):
+            for k in range(w.chunk[i].at, w.chunk[i].at + w.chunk[i].x1 - w.chunk[i].x0):
+                above += w.image[k] > threshold
+                above_half += w.image[k] > half
+    return area_correction(above, above_half, s, threshold)
 
 
 cdef inline bint on_edge(const Work *w, const Pixels *p) noexcept nogil:
@@ -133,7 +138,7 @@ cdef inline bint on_edge(const Work *w, const Pixels *p) noexcept nogil:
 
 
 cdef inline void list_isophotal(Work *w, const List *l, Cursor *c, Source *s) noexcept nogil:
-    # `mthresh`, photometry, areas, position errors and FWHM over the pixels of a list whose shape is known.
+    # `mthresh`, photometry, areas and their correction, position errors and FWHM over the pixels of a list whose shape is known.
     cdef Areas t
     cdef Brightest b
     b.heap = w.heap

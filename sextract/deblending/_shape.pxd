@@ -12,19 +12,27 @@ cdef extern from *:
     typedef float sx_areas_f __attribute__((vector_size(16)));
     typedef int32_t sx_areas_i __attribute__((vector_size(16)));
 
-    /* Counts a value in each of the eight areas whose limit it is above. */
-    static inline void sx_count_eight(int32_t *iso, const float *limits, float v) {
-        for (int k = 0; k < 8; k += 4) {
+    /* Counts a value in each of the areas whose limit it is above. */
+    static inline void sx_count_areas(int32_t *counts, const float *limits, float v) {
+        for (int k = 0; k < 12; k += 4) {
             sx_areas_f l;
             sx_areas_i n;
             memcpy(&l, limits + k, sizeof l);
-            memcpy(&n, iso + k, sizeof n);
+            memcpy(&n, counts + k, sizeof n);
             n -= v > l;
-            memcpy(iso + k, &n, sizeof n);
+            memcpy(counts + k, &n, sizeof n);
         }
     }
     """
-    void sx_count_eight(int32_t *iso, const float *limits, float v) noexcept nogil
+    void sx_count_areas(int32_t *counts, const float *limits, float v) noexcept nogil
+
+cdef enum:
+    # Areas: eight isophotes, that above the analysis threshold, and two for the area correction, whose number is whole fours.
+    ISOPHOTES = 8
+    ANALYSIS = 8
+    ABOVE = 9
+    ABOVE_HALF = 10
+    AREAS = 12
 
 cdef struct Pixels:
     # A piece of a list: row y, columns x0 <= x < x1, whose values begin at index `at`.
@@ -67,11 +75,8 @@ cdef struct Sums:
 
 cdef struct Areas:
     # Second pass: counts, errors, the fit of the width.
-    int64_t above           # unfiltered pixels above the threshold, and above the mean of threshold and peak
-    int64_t above_half
-    int64_t isoarea
-    int32_t iso[8]
-    float limits[8]
+    int32_t counts[AREAS]   # unfiltered pixels above limits
+    float limits[AREAS]
     float low
     double flux
     double total
@@ -177,38 +182,32 @@ cdef inline void end_sums(Source *s, const Sums *m, bint keep_centre) noexcept n
 
 cdef inline void begin_areas(Areas *t, const Source *s, const Facts *f) noexcept nogil:
     cdef int32_t j
-    t.above = t.above_half = t.isoarea = 0
     t.flux = t.total = t.esum = t.exx = t.eyy = t.exy = t.sw = t.sr = t.sl = t.srr = t.srl = 0.0
-    for j in range(8):
-        t.iso[j] = 0
+    for j in range(AREAS):
+        t.counts[j] = 0
         t.limits[j] = 0.0
+    for j in range(ISOPHOTES):
         if s.peak > 0.0 and f.analysis > 0.0:
             # Ascending, or out of reach.
             t.limits[j] = f.analysis * <float>pow(s.peak / f.analysis, <float>j / 8) if s.peak > f.analysis else s.peak
+    t.limits[ANALYSIS], t.limits[ABOVE], t.limits[ABOVE_HALF] = f.analysis, f.threshold, half_peak(f.threshold, s.peak)
     t.low = s.peak / <float>5.0
     if t.low < f.analysis:
         t.low = f.analysis
 
 
-cdef inline void count_areas(
-    Areas *t, const Pixels *p, int64_t n, const float *image, float threshold, float peak
-) noexcept nogil:
-    # What the area correction needs.
-    cdef int64_t i, k
-    cdef float half = (threshold + peak) / 2
-    for i in range(n):
-        for k in range(p[i].at, p[i].at + p[i].x1 - p[i].x0):
-            t.above += image[k] > threshold
-            t.above_half += image[k] > half
+cdef inline float half_peak(float threshold, float peak) noexcept nogil:
+    return (threshold + peak) / 2
 
 
-cdef inline float area_correction(const Areas *t, const Source *s, float threshold) noexcept nogil:
-    # Area of the footprint over that of a Gaussian with its moments, from two isophotes; at most 1.
-    cdef float half = (threshold + s.peak) / 2
+cdef inline float area_correction(int64_t above, int64_t above_half, const Source *s, float threshold) noexcept nogil:
+    # Area of the footprint over that of a Gaussian with its moments, from two isophotes (the threshold and half way up to the
+    # peak) and how many unfiltered pixels are above each; at most 1.
+    cdef float half = half_peak(threshold, s.peak)
     cdef double d
     if not (threshold > 0.0 and half > 0.0):
         return 1.0
-    d = <double>(t.above_half - t.above)
+    d = <double>(above_half - above)
     if d >= 0.0:
         d = -1.0
     d /= 2.0 * M_PI * s.a * s.b * log(threshold / half if threshold < half else 0.99)
@@ -229,7 +228,6 @@ cdef inline void add_areas(
             pix = image[k]
             dx = x - s.x
             t.flux += pix
-            t.isoarea += pix > f.analysis
             e = f.rms2
             if f.gain > 0.0 and filtered[k] > 0.0:
                 e += filtered[k] / f.gain
@@ -238,7 +236,7 @@ cdef inline void add_areas(
             t.exx += e * dx * dx
             t.eyy += e * dy * dy
             t.exy += e * dx * dy
-            sx_count_eight(t.iso, t.limits, pix)
+            sx_count_areas(t.counts, t.limits, pix)
             if pix > t.low and pix + s.bkg < f.saturation:
                 r2 = dx * dx + dy * dy
                 lv = log(pix)
@@ -252,16 +250,17 @@ cdef inline void add_areas(
 
 
 cdef inline void end_areas(Source *s, Areas *t, const Facts *f) noexcept nogil:
-    # Photometry, areas, position errors and FWHM.
+    # Photometry, areas and their correction, position errors and FWHM.
     cdef double total, d, b, bmin
     cdef int32_t j
     s.dthresh = f.threshold
     s.thresh = f.analysis
     s.flux_iso = t.flux
     s.var_iso = s.npix * f.rms2
-    s.isoarea = <int32_t>t.isoarea
-    for j in range(8):
-        s.iso[j] = t.iso[j]
+    s.abcor = area_correction(t.counts[ABOVE], t.counts[ABOVE_HALF], s, f.threshold)
+    s.isoarea = t.counts[ANALYSIS]
+    for j in range(ISOPHOTES):
+        s.iso[j] = t.counts[j]
     t.esum *= 0.08333
     if s.singular and t.exx * t.eyy - t.exy * t.exy < t.esum * t.esum:
         t.exx += t.esum
