@@ -6,11 +6,10 @@ added at the catalogue door.  The C mirror of the layouts is ``records.pxd``; a 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-
-from sextract.dataclass import dataclass
 
 # Marks a bad or masked pixel in every float32 image of the program, as SExtractor's own 1e30 does; a pixel is
 # usable when it is above BAD / 10, so that sums of rounding never make one of the other.

@@ -20,12 +20,13 @@ Repair of bad cells and the median filter are in ``repair.py``, the surface thro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sextract.background import _mesh
 from sextract.config.settings import BackgroundSettings
-from sextract.dataclass import dataclass
 from sextract.errors import ConfigError
 
 # Pixels of a row of cells beyond which SExtractor looks at some lines only.

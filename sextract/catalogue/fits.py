@@ -12,6 +12,7 @@ FITS standard 4.0, section 7.3 (binary tables).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,6 @@ from sextract.catalogue.writer import (
     is_standard_output,
     row_dtype,
 )
-from sextract.dataclass import replace
 from sextract.errors import ConfigError
 from sextract.records import Frame
 

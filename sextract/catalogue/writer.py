@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sextract.config.settings import Settings
-from sextract.dataclass import dataclass, field
 from sextract.errors import ConfigError
 from sextract.records import Column, Frame
 from sextract.registry import Registry

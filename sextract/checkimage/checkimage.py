@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -23,7 +24,6 @@ from sextract.catalogue.output import OutputFile
 from sextract.catalogue.writer import ClosesItself
 from sextract.checkimage import _put
 from sextract.checkimage.headers import ImageExtension, file_cards
-from sextract.dataclass import dataclass
 from sextract.errors import ConfigError
 from sextract.records import FRAGMENT, Box
 from sextract.registry import Registry

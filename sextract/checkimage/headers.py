@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sextract.catalogue import cards
-from sextract.dataclass import dataclass
 
 # Structure, scaling, sums: they would be wrong of other pixels.  What compression leaves in a header goes as well.
 _DROPPED = re.compile(

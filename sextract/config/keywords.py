@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from sextract.config.doors import offered
-from sextract.dataclass import dataclass
 from sextract.errors import ConfigError
 
 Value = int | float | bool | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]

@@ -11,9 +11,9 @@ import os
 import re
 import resource
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from sextract.dataclass import dataclass
 from sextract.errors import LimitError
 
 # Beside the limits that are set: a part of the memory that leaves the machine to others.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from sextract.config.settings import (
     Settings,
 )
 from sextract.config.sexfile import Assignment, parse_conv, parse_param, parse_sex, read_text, split_members
-from sextract.dataclass import dataclass, field
 from sextract.errors import ConfigError
 from sextract.log import Reporter
 

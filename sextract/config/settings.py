@@ -6,10 +6,10 @@ Defaults are SExtractor's compiled-in ones.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
-
-from sextract.dataclass import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sextract.config.settings import Requested
-from sextract.dataclass import dataclass
 from sextract.errors import ConfigError, InputError
 
 # SExtractor's largest kernel.

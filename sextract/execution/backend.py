@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
-from sextract.dataclass import dataclass
 from sextract.errors import Interrupted, LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.messages import check_payload
 

@@ -26,8 +26,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
-from sextract.dataclass import dataclass, field
 from sextract.errors import LimitError, WorkerError
 from sextract.execution.backend import MORE_MEMORY, TASKS_PER_WORKER, HandlerFactory, Result, Task, ignore
 from sextract.execution.messages import (

@@ -7,10 +7,11 @@ ring that is complete has the same bits in both.  The folds are in ``_growth.pyx
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from sextract.config.settings import PhotometrySettings
-from sextract.dataclass import dataclass
 from sextract.measurement import _growth, magnitudes
 from sextract.measurement.aperture import shaped
 from sextract.measurement.kron import GROWTH_MARGIN, growth_limit

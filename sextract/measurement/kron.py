@@ -7,10 +7,11 @@ sources.  The folds are in ``_ellipse.pyx``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from sextract.config.settings import PhotometrySettings
-from sextract.dataclass import dataclass
 from sextract.measurement import _ellipse, magnitudes
 from sextract.measurement.measure import Array, Batch, measurement
 from sextract.records import Column

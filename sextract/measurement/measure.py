@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sextract.config.settings import PhotometrySettings, Settings
-from sextract.dataclass import dataclass, field
 from sextract.measurement import _stamps
 from sextract.records import Box, Column, Frame
 from sextract.registry import Registry

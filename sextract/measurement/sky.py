@@ -21,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -28,7 +29,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import dataclass
 from sextract.errors import InputError
 from sextract.measurement.measure import Batch, measurement
 from sextract.measurement.wcslib import Axes, read_axes

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import dataclass
 from sextract.measurement import _stamps
 from sextract.measurement.measure import Cutter
 from sextract.records import FRAGMENT, Box

@@ -14,13 +14,13 @@ SExtractor's manual, "Windowed positional parameters".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sextract.config.settings import PhotometrySettings
-from sextract.dataclass import dataclass
 from sextract.measurement import _windowed
 from sextract.measurement.magnitudes import fill, photometry_columns
 from sextract.measurement.measure import MARGIN, Batch, measurement

@@ -7,8 +7,8 @@ have which bytes is ``slab.py``'s.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from sextract.dataclass import dataclass, replace
 from sextract.errors import LimitError
 
 MIB = 1 << 20

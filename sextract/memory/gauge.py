@@ -19,12 +19,12 @@ from _thread import allocate_lock  # threading itself would be 200 KiB of every 
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import dataclass, field
 from sextract.memory import _look
 
 # Seconds between two looks of a kind: at least, and at most; in between they take this share of a processor.

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
-from sextract.dataclass import dataclass
 from sextract.memory.slab import Slab, SlabFull
 from sextract.records import BlockRef
 

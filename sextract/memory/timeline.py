@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import dataclass, replace
 from sextract.memory.budget import Account
 from sextract.memory.gauge import Gauge, Reading
 from sextract.memory.slab import Slab

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sextract.catalogue.writer import open_writer
@@ -16,7 +17,6 @@ from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.machine import cache_room
 from sextract.config.settings import Settings
-from sextract.dataclass import dataclass, replace
 from sextract.errors import WorkerError
 from sextract.execution.backend import Backend, HandlerFactory, SerialBackend, Task
 from sextract.execution.environment import uninterrupted

@@ -9,11 +9,11 @@ limit all the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sextract.background.mesh import MeshGrid
 from sextract.config.machine import default_workers
 from sextract.config.settings import Settings
-from sextract.dataclass import dataclass
 from sextract.measurement.stamps import TileGrid
 from sextract.memory.budget import MIB, size_text
 from sextract.pipeline.facts import memory_outputs

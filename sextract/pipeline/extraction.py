@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from sextract.background.surface import Background
 from sextract.catalogue.writer import ExtensionFacts
-from sextract.dataclass import dataclass, field, replace
 from sextract.deblending import _deblend
 from sextract.detection import _components
 from sextract.errors import InputError, LimitError

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from sextract._version import __version__
 from sextract.catalogue.writer import RunFacts, is_standard_output
 from sextract.config.machine import memory_filesystem
 from sextract.config.settings import Settings
-from sextract.dataclass import dataclass
 from sextract.memory.budget import size_text
 from sextract.pipeline.stages import Plan, uses_sky
 from sextract.reading.header import card_value

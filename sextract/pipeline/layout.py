@@ -8,12 +8,12 @@ Answers never depend on any of this.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
 from sextract.background.surface import Background
 from sextract.config.machine import UNLIMITED
 from sextract.config.settings import Settings
-from sextract.dataclass import dataclass
 from sextract.deblending import _deblend
 from sextract.detection import _components
 from sextract.errors import LimitError

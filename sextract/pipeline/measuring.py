@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import dataclass
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import TileKey
 from sextract.pipeline.sources import SourceTable

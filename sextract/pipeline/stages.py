@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -21,7 +22,6 @@ from sextract.background.surface import Background
 from sextract.checkimage.apertures import ApertureImage, circles, ellipses
 from sextract.checkimage.checkimage import FRAGMENTS, CheckImages
 from sextract.config.settings import Settings
-from sextract.dataclass import dataclass, replace
 from sextract.deblending import _deblend
 from sextract.detection import _scan
 from sextract.measurement.measure import MEASUREMENTS, Batch, NeedRows, reaches_of

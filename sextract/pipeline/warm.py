@@ -6,13 +6,13 @@ What runs when is ``stages.py``'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sextract.config.settings import Settings
-from sextract.dataclass import dataclass
 from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter
 from sextract.records import FRAGMENT, SOURCE, Box, Frame
 

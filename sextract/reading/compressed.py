@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import replace
 from sextract.errors import InputError
 from sextract.reading.handle import FileHandle
 from sextract.reading.header import card_integer, card_true, card_value, cards

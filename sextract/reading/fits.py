@@ -7,12 +7,12 @@ handed a file that it may not survive.  Tile-compressed HDUs are listed here and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import dataclass, replace
 from sextract.errors import InputError
 from sextract.reading import compressed
 from sextract.reading.handle import FileHandle

@@ -8,10 +8,11 @@ out as 1024), and BITPIX 64, which SExtractor doesn't read.  The loops are in ``
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import dataclass
 from sextract.errors import InputError
 from sextract.reading._convert import convert
 from sextract.reading.header import card_integer, card_number, card_value

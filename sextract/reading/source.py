@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sextract.dataclass import dataclass
 from sextract.errors import InputError
 from sextract.reading.spec import Spec, parse_spec
 from sextract.records import Box
