@@ -6,7 +6,6 @@ added at the catalogue door.  The C mirror of the layouts is ``records.pxd``; a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -104,8 +103,7 @@ SOURCE = np.dtype(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """What is known of one image extension once its background is: all that a measurement may use beside pixels.
 
     Attributes
@@ -139,8 +137,7 @@ class Frame:
     header: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column of the catalogue.
 
     Attributes

@@ -20,7 +20,7 @@ Repair of bad cells and the median filter are in ``repair.py``, the surface thro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,7 @@ WHOLE_ROW_PIXELS = 1_048_576
 SCRATCH_BYTES: int = 4 * _mesh.HISTOGRAM_ENTRIES
 
 
-@dataclass(frozen=True, slots=True)
-class MeshGrid:
+class MeshGrid(NamedTuple):
     """Where the cells are.
 
     Attributes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sextract.catalogue import cards
 
@@ -25,8 +25,7 @@ _DROPPED = re.compile(
 _EXTENSION_ONLY = frozenset({"EXTNAME", "EXTVER", "EXTLEVEL", "INHERIT"})
 
 
-@dataclass(frozen=True, slots=True)
-class ImageExtension:
+class ImageExtension(NamedTuple):
     """Size and header of one analysed image.
 
     Attributes

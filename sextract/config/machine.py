@@ -11,8 +11,8 @@ import os
 import re
 import resource
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sextract.errors import LimitError
 
@@ -38,16 +38,14 @@ _MIB = 1 << 20
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 
-@dataclass(frozen=True, slots=True)
-class Default:
+class Default(NamedTuple):
     """A value the machine suggests, and what set it."""
 
     value: int
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Bound:
+class _Bound(NamedTuple):
     """A limit that holds for this process, what it is called, and bytes of it that the run can't have, with the reason."""
 
     nbytes: int

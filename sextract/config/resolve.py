@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sextract.config.doors import built_columns, report_suffixes
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
@@ -102,8 +102,7 @@ class Options:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(NamedTuple):
     """All keywords with their values, for any image.
 
     Attributes

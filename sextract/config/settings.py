@@ -7,6 +7,7 @@ Defaults are SExtractor's compiled-in ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +89,7 @@ class PhotometrySettings:
     starnnw_name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Requested:
+class Requested(NamedTuple):
     """A line of the ``.param`` file: the name, and the ``(n)`` or ``(n,m)`` after it."""
 
     name: str

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,7 @@ _ASSIGNMENT = re.compile(r"\s*([^\s=]+)\s*=?\s*(.*?)\s*$", re.DOTALL)
 _PARAMETER = re.compile(r"(\w+)\s*(?:[(\[]([^)\]]*)[)\]])?\s*(.*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """One setting: keyword in capitals, the members of its value, and where it stands (for messages)."""
 
     keyword: str
@@ -40,16 +39,14 @@ class Assignment:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A detection filter: taps float32 (rows, columns) as applied, and whether the file said NORM."""
 
     taps: NDArray[np.float32]
     normed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(NamedTuple):
     """The neural network of CLASS_STAR.
 
     Attributes

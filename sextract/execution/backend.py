@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sextract.errors import Interrupted, LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.messages import check_payload
@@ -24,8 +23,7 @@ MORE_MEMORY = "raise the limit of the machine or job (ulimit -v and -d, the cgro
 TASKS_PER_WORKER = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """Something to do.
 
     Attributes
@@ -42,8 +40,7 @@ class Task:
     affinity: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What became of a task: exactly one of `reply`, `error` and `died` is set.
 
     Attributes

@@ -7,7 +7,7 @@ ring that is complete has the same bits in both.  The folds are in ``_growth.pyx
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,8 +51,7 @@ def first_circle(sources: Array, photometry: PhotometrySettings) -> Array:
     return np.asarray(np.fmin(radius, growth_limit(sources, photometry) + GROWTH_MARGIN))
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
+class Search(NamedTuple):
     """What the curves of a batch are folded with (n sources, k fractions).
 
     Attributes

@@ -7,7 +7,7 @@ sources.  The folds are in ``_ellipse.pyx``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ellipses:
+class Ellipses(NamedTuple):
     """Ellipses of a batch as the kernels take them.
 
     Attributes

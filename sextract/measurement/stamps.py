@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ MASKED_AT_ONCE = 65536
 Load = Callable[[Box, NDArray[np.float32]], int]
 
 
-@dataclass(frozen=True, slots=True)
-class TileGrid:
+class TileGrid(NamedTuple):
     """How a frame is cut into tiles, and the halo that a tile's block has beyond it (cut to the frame)."""
 
     width: int

@@ -14,8 +14,7 @@ SExtractor's manual, "Windowed positional parameters".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,8 +195,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Centring:
+class Centring(NamedTuple):
     """Where the iterations ended.
 
     Attributes
@@ -264,8 +262,7 @@ def _step(giants: Array, sums: Array, x: Array, y: Array, iterations: Array, mov
     iterations[giants] += moving[giants] == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
+class Moments(NamedTuple):
     """Second moments of the window's content and covariance of its centre, float64 (n,), and FLAGS_WIN (int16)."""
 
     x2: Array

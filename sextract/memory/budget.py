@@ -7,7 +7,8 @@ have which bytes is ``slab.py``'s.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from sextract.errors import LimitError
 
@@ -33,8 +34,7 @@ def size_text(nbytes: int) -> str:
     return f"{-(-nbytes // MIB)}M"
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """The limit, split: base + heaps + the kernel's share + the slab.
 
     Attributes
@@ -88,7 +88,7 @@ class Budget:
         need = self.fixed + slab + -(-slab * self.processes // PAGE_TABLE_SHARE) + self.processes
         smallest = -(-need // MIB) * MIB
         # They may have been too much by the last of it.
-        return smallest - MIB if replace(self, limit=smallest - MIB).slab >= slab else smallest
+        return smallest - MIB if self._replace(limit=smallest - MIB).slab >= slab else smallest
 
     def require(self, slab: int, what: str) -> None:
         """Refuse a limit that leaves less than `slab` bytes; `what` says whose need that is.

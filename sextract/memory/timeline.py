@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +108,7 @@ class Timeline:
         self._filled, self.stride = half, 2 * self.stride
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """What was where at one time.
 
     Attributes
@@ -131,8 +129,7 @@ class Moment:
     accounts: dict[str, Account]
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """Something that happened."""
 
     seconds: float
@@ -238,7 +235,7 @@ class Recorder:
             self._thread = None
             self._gauge.read(exact=True)
         if self.end is not None:
-            self.end = replace(self.end, accounts=self._slab.ledger.accounts())
+            self.end = self.end._replace(accounts=self._slab.ledger.accounts())
 
     def _watch(self) -> None:
         """The life of the thread."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
@@ -41,8 +42,7 @@ from sextract.report.trace import Trace, open_trace
 __all__ = ["Estimate", "Summary", "estimate", "run"]
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """What a run came to.
 
     Attributes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -139,7 +139,7 @@ class Extraction:
             self.run.reporter.warning(f"{self.bad} bad pixels (NaN, infinite or BLANK) are masked")
         frame = self.run.frame(self.info, background)
         # Workers have the header from the file.
-        self.setup = replace(self.setup, frame=replace(frame, header=""))
+        self.setup = self.setup._replace(frame=frame._replace(header=""))
         self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
         return frame
 

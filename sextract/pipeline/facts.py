@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ from sextract.reading.header import card_value
 from sextract.reading.source import ImageInfo
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryOutputs:
+class MemoryOutputs(NamedTuple):
     """Outputs whose folder is in memory.
 
     Attributes

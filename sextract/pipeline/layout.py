@@ -8,7 +8,7 @@ Answers never depend on any of this.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sextract.background.mesh import SCRATCH_BYTES, MeshGrid, mesh_grid
 from sextract.background.surface import Background
@@ -55,8 +55,7 @@ PARENT_MAPPED_BYTES = 4 * MIB
 ASTROPY_BYTES, WCSLIB_BYTES = 42 * MIB, MIB // 4
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """Tiles and buffers of one extension.
 
     Attributes
@@ -97,8 +96,7 @@ class Layout:
     map_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(NamedTuple):
     """A limit, split, and all extensions laid out in what it leaves for the slab.
 
     Attributes
@@ -141,8 +139,7 @@ class Fit:
         return late and self.budget.holds(self.need_bytes, max(layout.map_bytes for layout in self.layouts))
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(NamedTuple):
     """What processes hold after their start: file pages once, and as the sum of Rss, both without the slab; 0: unknown."""
 
     pss: int = 0

@@ -10,9 +10,9 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,7 @@ class Kind(IntEnum):
     WARM = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(NamedTuple):
     """What workers must know of an extension; sent again, with the frame less its header, when the background is known."""
 
     extension: int
@@ -76,8 +75,7 @@ class Setup:
     frame: Frame | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What families run, and the layout of a row on its way through the workers."""
 
     batch: tuple[str, ...]
@@ -201,7 +199,7 @@ class Stages:
         s: Setup = pickle.loads(payload)
         self.extension, self.tiles = s.extension, s.tiles
         self.image = self.images[s.extension]
-        self.frame = None if s.frame is None else replace(s.frame, header=self.image.info.header)
+        self.frame = None if s.frame is None else s.frame._replace(header=self.image.info.header)
         self.background = Background.on(self._bytes(s.maps), s.mesh)
         self.kept = (s.scratch[self.slot],)
         scratch = self._bytes(s.scratch[self.slot])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -156,7 +155,7 @@ def describe(hdu: Hdu, handle: FileHandle, where: str) -> Hdu:
     try:
         return _describe(hdu, handle, where)
     except InputError as exc:
-        return replace(hdu, kind="compressed image", problem=str(exc).removeprefix(where + ": "))
+        return hdu._replace(kind="compressed image", problem=str(exc).removeprefix(where + ": "))
 
 
 def _describe(hdu: Hdu, handle: FileHandle, where: str) -> Hdu:
@@ -164,7 +163,7 @@ def _describe(hdu: Hdu, handle: FileHandle, where: str) -> Hdu:
     if bitpix not in BITPIX or not 0 <= naxis <= 999:
         raise InputError(f"{where}: ZBITPIX is {bitpix} and ZNAXIS {naxis}")
     axes = [_integer(hdu.header, f"ZNAXIS{k}", where) for k in range(1, naxis + 1)]
-    found = replace(hdu, kind=f"compressed image of {' × '.join(map(str, axes))}", bitpix=bitpix)
+    found = hdu._replace(kind=f"compressed image of {' × '.join(map(str, axes))}", bitpix=bitpix)
     if len(axes) < 2 or min(axes) == 0:
         return found
     if min(axes) < 0 or max(axes[:2]) > LONGEST_SIDE:
@@ -179,8 +178,7 @@ def _describe(hdu: Hdu, handle: FileHandle, where: str) -> Hdu:
     def make(info: ImageInfo) -> CompressedSource:
         return CompressedSource(info, handle, scaling, naxis, (high, wide))
 
-    return replace(
-        found,
+    return found._replace(
         make=make,
         width=axes[0],
         height=axes[1],

@@ -7,8 +7,8 @@ handed a file that it may not survive.  Tile-compressed HDUs are listed here and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,8 +101,7 @@ class PlainSource:
         self._handle.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
+class _Unit(NamedTuple):
     """A header and the data unit that it claims."""
 
     header: str
@@ -241,7 +240,7 @@ def described_image(hdu: Hdu, axes: tuple[int, ...], make: Callable[[ImageInfo],
             scaling_of(hdu.header, hdu.bitpix, where)
         except InputError as exc:
             problem = str(exc).removeprefix(where + ": ")
-    return replace(hdu, width=width, height=height, make=make, problem=problem)
+    return hdu._replace(width=width, height=height, make=make, problem=problem)
 
 
 def _make_plain(info: ImageInfo, handle: FileHandle) -> PlainSource:

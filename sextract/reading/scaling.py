@@ -8,7 +8,7 @@ out as 1024), and BITPIX 64, which SExtractor doesn't read.  The loops are in ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ BITPIX = (8, 16, 32, 64, -32, -64)
 _EXACT = 2.0**24
 
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
+class Scaling(NamedTuple):
     """Arithmetic from stored to physical values.
 
     Attributes

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,7 @@ LONGEST_SIDE = 2**31 - 1
 SNIFFED = 80
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
+class ImageInfo(NamedTuple):
     """All that is known of an image without reading a pixel.
 
     Attributes
@@ -134,8 +132,7 @@ class ImageSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Hdu:
+class Hdu(NamedTuple):
     """A part of a file, as an opener lists it.
 
     Attributes
@@ -163,8 +160,7 @@ class Hdu:
     library_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Opener:
+class Opener(NamedTuple):
     """A format: its name, a test on a file's first bytes, and ``open(path, scratch_dir)``, which lists its HDUs."""
 
     name: str

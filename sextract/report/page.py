@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from sextract.memory.budget import MIB
 from sextract.memory.timeline import VALUES
@@ -53,8 +53,7 @@ p.note { color: #56616c; margin: 4px 0 }
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Axes:
+class Axes(NamedTuple):
     """Where seconds and bytes are in a chart."""
 
     seconds: float

@@ -7,15 +7,14 @@ It puts together what the recorder (``memory/timeline.py``) kept.  How it is wri
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sextract._version import __version__
 from sextract.memory.budget import MIB, Account, Budget
 from sextract.memory.timeline import VALUES, Moment, Note, Recorder, Timeline
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of the table: bytes at the moment of the peak, at the end, and the most there was; None: not known.
 
     `level` is 0 for what the limit is about, 1 for its parts, 2 for parts of these, −1 for what stands beside it.
@@ -28,8 +27,7 @@ class Line:
     level: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """A run's memory.
 
     Attributes

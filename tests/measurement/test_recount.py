@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from sextract.records import BAD
 
 def scene() -> Scene:
     made = synthetic_scene(seed=5, count=40)
-    made.frame = replace(made.frame, analysis_threshold=2.0, saturation=400.0)
+    made.frame = made.frame._replace(analysis_threshold=2.0, saturation=400.0)
     made.sources["thresh"], made.sources["bkg"] = 2.0, 30.0
     return made
 

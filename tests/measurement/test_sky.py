@@ -264,10 +264,9 @@ def test_chunks_change_nothing(name):
 
 
 def test_families_fill_their_columns():
-    from dataclasses import replace
 
     scene = synthetic_scene(count=8)
-    scene.frame = replace(scene.frame, header=text(*CASES["TAN"]))
+    scene.frame = scene.frame._replace(header=text(*CASES["TAN"]))
     names = [c.name for f in ("sky", "sky_peak", "sky_windowed") for c in MEASUREMENTS.get(f).columns]
     batch = scene.measure(names)
     for name in names:

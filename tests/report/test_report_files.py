@@ -10,7 +10,6 @@ import struct
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def recorder() -> Iterator[Recorder]:
         parts = {own: 20 * MIB + high, 10: 5 * MIB, 11: 20 * MIB, 12: 15 * MIB}
         kept.cached = lambda k=k: 4 * MIB
         kept.take(kept._started + k / 100, Reading(40 * MIB, 60 * MIB + high, True, 180 * MIB, MIB, parts))
-    kept.stages = [replace(note, seconds=float(k)) for k, note in enumerate(kept.stages)]
+    kept.stages = [note._replace(seconds=float(k)) for k, note in enumerate(kept.stages)]
     kept.note("worker 1 (process 11) ended (SIGKILL) and is replaced")
     kept.stop()
     yield kept
@@ -66,7 +65,7 @@ def recorder() -> Iterator[Recorder]:
 
 @pytest.fixture
 def report(recorder: Recorder) -> Report:
-    return replace(Report.of(recorder, IMAGE, BUDGET, "pss", 2), seconds=3.0)
+    return Report.of(recorder, IMAGE, BUDGET, "pss", 2)._replace(seconds=3.0)
 
 
 def test_json_has_everything(report: Report) -> None:
