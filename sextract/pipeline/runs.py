@@ -217,7 +217,7 @@ class Freed:
         upto = n + len(new)
         ref = self._store.find(number)
         if ref is None or upto > ref.nbytes:
-            larger = self._store.alloc_somewhere(max(2 * n, upto, 128 * FRAGMENT.itemsize), "clean")
+            larger = self._store.alloc_somewhere(max(2 * n, upto, 16 * FRAGMENT.itemsize), "clean")
             # Room for it may have been made by moving the old one.
             old = self._store.find(number)
             if old is not None:
