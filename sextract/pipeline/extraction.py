@@ -439,7 +439,6 @@ class Extraction:
             self.parts.appendleft((b, left))
         while self.blends and self.blends[0].todo == 0:
             self._clean(self.blends.popleft())
-            self.table.settle(self._final_row())
 
     def _blend_crashed(self, b: Blend, part: Part, out: BlockRef, lease: Lease, died: str) -> None:
         """Find the one footprint that crashes a worker, and take that one as a whole."""

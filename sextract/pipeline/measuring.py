@@ -144,6 +144,9 @@ class Measuring:
         if self._submit_aside(final):
             return True
         t = self.table
+        if t.count - t.batched < self.run.sources_per_task and self.desk.busy and not self._ending():
+            # Too few for a batch, whatever becomes of them.
+            return False
         t.settle(final)
         rows, alive = self._next_rows()
         if not len(alive):
