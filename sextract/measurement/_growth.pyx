@@ -192,21 +192,23 @@ def fold(
 
 
 def light_radii(
-    const double[:, ::1] curve, const int64_t[::1] index, int64_t start, const int64_t[::1] complete,
-    const double[::1] limit, const double[:, ::1] target, double[:, ::1] radii, unsigned char[::1] missing,
+    double[:, ::1] curve, const int64_t[::1] index, int64_t start, const double[::1] radius, const double[::1] largest,
+    double spill, const double[::1] limit, const double[:, ::1] target, double[:, ::1] radii, unsigned char[::1] missing,
 ):
-    """Radii in which a cumulated curve first holds the target fluxes, linear between the rings, capped at the last one.
+    """Radii in which a curve first holds the target fluxes, linear between the rings, capped at the last one.
 
     Parameters
     ----------
     curve : float64 array (m, 64)
-        Cumulated.
+        As folded; cumulated here.
     index : int64 array
         Sources to do.
     start : int
         The source of the first row of `curve`.
-    complete : int64 array (n,)
-        Rings that saw all their pixels.
+    radius, largest : float64 arrays (n,)
+        Radius of the circle that was folded, and of the one that holds all rings, pixels.
+    spill : float
+        Rings that reach so much farther than the circle haven't seen all their pixels.
     limit : float64 array (n,)
         Radius where the last ring ends, pixels.
     target : float64 array (n, k)
@@ -219,12 +221,16 @@ def light_radii(
     cdef int64_t i, bins
     cdef int n, upper
     cdef double t, rise, below, value
-    cdef const double *g
+    cdef double *g
     with nogil:
         for m in range(index.shape[0]):
             i = index[m]
             g = &curve[i - start, 0]
-            bins = min(complete[i], BINS - 1)
+            for n in range(1, BINS):
+                g[n] = g[n - 1] + g[n]
+            bins = BINS - 1
+            if radius[i] < largest[i]:
+                bins = <int64_t>min(max(radius[i] - spill, 0.0) * (BINS / limit[i]), <double>(BINS - 2))
             missing[i] = 0
             for k in range(target.shape[1]):
                 t = target[i, k]

@@ -114,19 +114,15 @@ def light_radii(batch: Batch, search: Search, index: Array) -> Array:
     largest, radius = limit + GROWTH_MARGIN, search.first.copy()
     missing = np.zeros(len(batch), np.uint8)
     curve = np.zeros((len(index), BINS))
-    cumulated = curve
     while len(index):
         curve[index - start] = 0
         for view in batch.windows(radius, radius, index=index):
             window = view.pixels, view.index, view.main, view.mirror, view.rows
             _growth.fold(*window, search.x, search.y, limit, radius, correct, start, curve)
-        cumulated = np.add.accumulate(curve, axis=1)
-        seen = np.minimum((np.maximum(radius - SPILL, 0.0) * (BINS / limit)), BINS - 2).astype(np.int64)
-        complete = np.where(radius >= largest, BINS, seen)
-        _growth.light_radii(cumulated, index, start, complete, limit, search.target, search.radii, missing)
+        _growth.light_radii(curve, index, start, radius, largest, SPILL, limit, search.target, search.radii, missing)
         index = index[missing[index] != 0]
         radius[index] = np.minimum(GROWING * radius[index], largest[index])
-    return cumulated
+    return curve
 
 
 def resampled(curve: Array, count: int) -> Array:
