@@ -26,8 +26,11 @@ from sextract.records import FRAGMENT, SOURCE, BlockRef
 # Sources looked at for a batch: no array made of them is large.
 LOOKED_AT = 2048
 
-# A source that looks this many rows away is set aside.
-FAR_ROWS = 256
+# A source that looks this many rows away is set aside, or fewer where tiles are few: a part of the rows that can be held.
+FAR_ROWS, NEAR_ROWS, FAR_PART = 256, 32, 8
+
+# Pixels of the windows of sources that waited and are measured together, unless one has more.
+ASIDE_PIXELS = 4_000_000
 
 # How many batches each worker gets of the sources that are left when no more will come, and the fewest sources of one.
 LAST_SHARES, FEWEST = 3, 96
@@ -63,7 +66,7 @@ class Some:
 class Aside:
     """Sources of a batch that wait: SOURCEs, their places (int64) and fragments in a block of their own.
 
-    They are measured one by one from `next` on, when rows up to `row` are final; `left` haven't been answered.
+    They are measured from `next` on, some at a time or each `alone`, when rows up to `row` are final; `left` aren't answered yet.
     """
 
     batch: Measured
@@ -72,6 +75,7 @@ class Aside:
     row: int = 0
     next: int = 0
     left: int = 0
+    alone: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +127,8 @@ class Measuring:
         self._attached: deque[Measured] = deque()
         self._complete: deque[Measured] = deque()
         self._aside: deque[Aside] = deque()
+        held = (desk.slab.capacity - desk.layout.need_bytes + desk.layout.low_bytes) // (4 * self.grid.width)
+        self._far_rows = min(max(held // FAR_PART, NEAR_ROWS), FAR_ROWS)
         self._loading: set[TileKey] = set()
         self._loaded_for = -1
         self._row = 0
@@ -152,7 +158,7 @@ class Measuring:
         if not len(alive):
             self._write()
             return False
-        far = rows["spare"][alive] - rows["y"][alive] > FAR_ROWS
+        far = rows["spare"][alive] - rows["y"][alive] > self._far_rows
         late = np.flatnonzero((np.minimum(rows["spare"][alive], self.grid.height) > final) & ~far)
         ready = int(late[0]) if len(late) else len(alive)
         most = self._most()
@@ -204,10 +210,12 @@ class Measuring:
         for aside in self._aside:
             if aside.row <= final:
                 sources, places = self._views(aside)
-                k = np.array([aside.next])
+                side = 2 * (sources["spare"][aside.next :] - sources["y"][aside.next :])
+                n = 1 if aside.alone else max(int(np.searchsorted(np.cumsum(side * side), ASIDE_PIXELS)), 1)
+                k = np.arange(aside.next, aside.next + n)
                 if not self._measure(aside.batch, Some(sources, k, places[k], aside), final, 0):
                     return False
-                aside.next += 1
+                aside.next += n
                 if aside.next == aside.n:
                     self._aside.remove(aside)
                 return True
@@ -218,15 +226,15 @@ class Measuring:
         places = self.desk.view(aside.ref, np.dtype(np.int64), aside.n, aside.n * SOURCE.itemsize)
         return self.desk.view(aside.ref, SOURCE, aside.n), places
 
-    def _set_aside(self, m: Measured, some: Some) -> None:
-        """Have sources wait, each to be measured alone, with copies of their fragments."""
+    def _set_aside(self, m: Measured, some: Some, alone: bool = False) -> None:
+        """Have sources wait, with copies of their fragments, some to be measured at a time or each alone."""
         n = len(some)
         if n == 0:
             return
         nbytes = some.rows["nfragments"][some.index] * FRAGMENT.itemsize
         ends = np.cumsum(nbytes) + n * (SOURCE.itemsize + 8)
         ref = self.desk.alloc(int(ends[-1]), "sources")
-        aside = Aside(m, ref, n, left=n)
+        aside = Aside(m, ref, n, left=n, alone=alone)
         kept, places = self._views(aside)
         some.put(kept)
         places[:] = some.place
@@ -302,7 +310,7 @@ class Measuring:
             m.open -= n
             m.attached -= some.aside is None
             if some.aside is not None:
-                some.aside.left -= 1
+                some.aside.left -= n
                 if some.aside.left == 0:
                     self.desk.slab.free(some.aside.ref)
 
@@ -318,7 +326,7 @@ class Measuring:
                 self._fill_row(m, sources[0], some.place[0], died)
                 m.crashed = True
             else:
-                self._set_aside(m, Some(sources, np.arange(n), some.place))
+                self._set_aside(m, Some(sources, np.arange(n), some.place), alone=True)
             give_back()
             self._next_step(m)
 
