@@ -129,7 +129,7 @@ class Results:
         return table(head, sorted(rows, key=lambda row: row[0])) if rows else ""
 
     def stages(self) -> str:
-        """Where the time of all processes went, a column for each field."""
+        """Where the CPU time of all processes went, a column for each field."""
         runs = self.of("profile")
         if not runs:
             return ""
@@ -142,11 +142,11 @@ class Results:
         names = sorted(large, key=lambda name: -total[name])
         rows = [[name, *(f"{one.get(name, 0.0):.3f}" for one in seconds)] for name in names]
         rows.append(["**together**", *(f"{sum(one.values()):.2f}" for one in seconds)])
-        rows.append(["idle, each worker", *(", ".join(f"{s:.2f}" for s in run["breakdown"]["idle"]) for run in runs)])
+        rows.append(["idle, each worker, s", *(", ".join(f"{s:.2f}" for s in run["breakdown"]["idle"]) for run in runs)])
         shares = [run["breakdown"]["parent_share"] for run in runs]
         asked = f"parent's CPU after start-up, of the workers' (≤ {PARENT_SHARE:.0%} asked)"
         rows.append([asked, *("–" if share is None else f"{100 * share:.1f} %" for share in shares)])
-        return table(["seconds", *(shown(run["field"], run["size"]) for run in runs)], rows)
+        return table(["CPU, s", *(shown(run["field"], run["size"]) for run in runs)], rows)
 
     # Growth
 
@@ -195,8 +195,9 @@ class Results:
                 parts = {name: tuple(v) if isinstance(v, list) else v for name, v in run["work"].items()}
                 side = int(run["size"].partition("x")[0])
                 found[side] = replace(Work(**parts), spawn=spawn), True
-        if found and LARGE not in found:
-            largest = max(found)
+        largest = max(found, default=0)
+        # A few tasks tell nothing of many.
+        if LARGE > largest > LARGE / 8:
             found[LARGE] = trace_model.enlarged(found[largest][0], LARGE / largest), False
         return dict(sorted(found.items())[-2:])
 
