@@ -182,7 +182,11 @@ class Results:
         each = "CPU, µs a source" if kind == "sources" else "CPU, s a million"
         more = [] if kind == "sources" else ["sources found"]
         text = table([names[kind], what, *more, "blended", "wall, s", "CPU, s", each, "exponent"], rows)
-        return f"{text}\nExponent over all: {judged(exponent(xs, ys))}.\n"
+        text += f"\nExponent over all: {judged(exponent(xs, ys))}."
+        idle = self.of("start", workers=self.workers)
+        if kind == "size" and idle:
+            text += f" A run on {shown('', idle[0]['size'])[2:]} pixels takes {idle[0]['wall']:.2f} s, {idle[0]['cpu']:.2f} s of CPU."
+        return text + "\n"
 
     # The model
 
