@@ -185,7 +185,8 @@ class Results:
         text += f"\nExponent over all: {judged(exponent(xs, ys))}."
         idle = self.of("start", workers=self.workers)
         if kind == "size" and idle:
-            text += f" A run on {shown('', idle[0]['size'])[2:]} pixels takes {idle[0]['wall']:.2f} s, {idle[0]['cpu']:.2f} s of CPU."
+            size = shown("", idle[0]["size"])[2:]
+            text += f" A run on {size} pixels takes {idle[0]['wall']:.2f} s, {idle[0]['cpu']:.2f} s of CPU."
         return text + "\n"
 
     # The model

@@ -59,7 +59,7 @@ cdef struct Grid:
     int64_t width
     int64_t cells
     float *value
-    int32_t *basin      # −1 less the basin
+    int32_t *basin      # −1 less the basin, 0 below the first level
     uint8_t *level      # the highest level that a pixel is above, 0
     int32_t *order      # pixels by level
     float t[MAX_LEVELS]
@@ -214,7 +214,7 @@ cdef inline int32_t meet(const Grid *g, Basin *b, int64_t i, int32_t *met, int32
     cdef int32_t one = g.basin[i], k
     for y in range(-1, 2):
         for j in range(i + y * g.width - 1, i + y * g.width + 2):
-            if g.level[j] >= g.level[i] and g.basin[j] != one:
+            if g.basin[j] != one and g.level[j] >= g.level[i]:
                 k = join(b, -1 - one, -1 - g.basin[j])
                 if k >= 0:
                     met[n] = k
@@ -263,7 +263,9 @@ cdef inline int64_t sort_levels(Grid *g, int64_t nthresh, int64_t *start) noexce
         start[k] = 0
     for i in range(g.cells):
         g.level[i] = 0
-        if g.value[i] > g.t[1]:
+        if not g.value[i] > g.t[1]:
+            g.basin[i] = 0
+        else:
             top_of(g, i, &n)
             g.level[i] = <uint8_t>level_of(g, nthresh, g.value[i])
             start[g.level[i] + 1] += 1

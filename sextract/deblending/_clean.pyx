@@ -127,12 +127,14 @@ cdef class Cleaner:
         for i in range(first, last):
             self._insert(i)
 
-    cdef int64_t _bucket(self, int64_t k, int64_t cx, int64_t cy) noexcept nogil:
-        cdef uint64_t z = <uint64_t>k * <uint64_t>0x9E3779B97F4A7C15
-        z ^= <uint64_t>cx * <uint64_t>0xC2B2AE3D27D4EB4F
-        z ^= <uint64_t>cy * <uint64_t>0x165667B19E3779F9
+    cdef int64_t _row(self, int64_t k, int64_t cy) noexcept nogil:
+        # Where the buckets of a row of cells begin: they follow each other.
+        cdef uint64_t z = <uint64_t>k * <uint64_t>0x9E3779B97F4A7C15 ^ <uint64_t>cy * <uint64_t>0xC2B2AE3D27D4EB4F
         z = (z ^ (z >> 29)) * <uint64_t>0xBF58476D1CE4E5B9
-        return <int64_t>((z >> 20) & <uint64_t>(self.heads.shape[0] - 1))
+        return <int64_t>(z >> 20)
+
+    cdef int32_t *_bucket(self, int64_t row, int64_t cx) noexcept nogil:
+        return &self.heads[(row + cx) & (self.heads.shape[0] - 1)]
 
     cdef int64_t _class(self, double a) noexcept nogil:
         cdef int64_t k = 0
@@ -143,20 +145,21 @@ cdef class Cleaner:
     cdef void _insert(self, int64_t i) noexcept nogil:
         cdef Source *s = &self.table[i]
         cdef Entry *e = &self.entries[i]
-        cdef int64_t k, b
+        cdef int64_t k
+        cdef int32_t *head
         e.ymin = OUT
         if s.number != 0 or not _placed(s):
             return
         k = self._class(s.a)
-        b = self._bucket(k, <int64_t>s.x >> (CELL_BITS + k), <int64_t>s.y >> (CELL_BITS + k))
+        head = self._bucket(self._row(k, <int64_t>s.y >> (CELL_BITS + k)), <int64_t>s.x >> (CELL_BITS + k))
         e.x, e.y, e.a, e.ymin, e.size_class = s.x, s.y, s.a, s.ymin, <int32_t>k
-        e.follow = self.heads[b]
-        self.heads[b] = <int32_t>i
+        e.follow = head[0]
+        head[0] = <int32_t>i
         self.top_class = max(self.top_class, k)
 
     cdef int64_t _neighbours(self, const Source *s, const Wing *wing) noexcept nogil:
         # Rows of the window that would eat a newcomer or be eaten by it, ascending; −1 if it had better look at all of it.
-        cdef int64_t k, cx, cy, n = 0, shift
+        cdef int64_t k, cx, cy, n = 0, shift, row, left, right
         cdef double r
         if s.a > LARGE:
             # Its zone holds more cells than the window has members.
@@ -164,20 +167,22 @@ cdef class Cleaner:
         for k in range(self.top_class + 1):
             shift = CELL_BITS + k
             r = ZONE * (s.a + 2.0 * (1 << k))
+            left, right = <int64_t>max(s.x - r, 0.0) >> shift, <int64_t>min(s.x + r, self.width) >> shift
             for cy in range(<int64_t>max(s.y - r, 0.0) >> shift, (<int64_t>min(s.y + r, self.height) >> shift) + 1):
-                for cx in range(<int64_t>max(s.x - r, 0.0) >> shift, (<int64_t>min(s.x + r, self.width) >> shift) + 1):
-                    n = self._search(s, wing, k, cx, cy, n)
-                    if n < 0:
-                        return n
+                row = self._row(k, cy)
+                for cx in range(left, right + 1):
+                    if self._bucket(row, cx)[0] >= 0:
+                        n = self._search(s, wing, self._bucket(row, cx), k, cx, cy, n)
+                        if n < 0:
+                            return n
         order_indices(&self.found[0], n)
         return n
 
     cdef int64_t _search(
-        self, const Source *s, const Wing *wing, int64_t k, int64_t cx, int64_t cy, int64_t n
+        self, const Source *s, const Wing *wing, int32_t *link, int64_t k, int64_t cx, int64_t cy, int64_t n
     ) noexcept nogil:
         # Those of a cell, added to `n` found before.
         cdef int64_t shift = CELL_BITS + k, first = s.row - self.reach
-        cdef int32_t *link = &self.heads[self._bucket(k, cx, cy)]
         cdef int32_t i
         cdef const Entry *e
         while link[0] >= 0:

@@ -6,7 +6,7 @@ values are taken.  Storage is the caller's: a scratch block, and the blocks for 
 The tree: levels T_k = T·(peak/T)^(k/N), k = 1 … N−1, on filtered values; branches of at least min(MINAREA, 3) pixels; a branch
 counts if Σf − T_k·n > MINCONT·Σf of the footprint; where two or more children of a node count, those that aren't split
 further up are sources.  Pixels in none of them go to one of them at random with SExtractor's probabilities, the draw being a
-hash of extension, x and y (`shared`), so that it depends on the pixel alone.
+hash of extension, x and y (``_share.pxd``), so that it depends on the pixel alone.
 """
 
 cimport cython
@@ -31,6 +31,7 @@ from sextract.deblending._shape cimport (
     end_sums,
 )
 from sextract.deblending._leaves cimport collect
+from sextract.deblending._share cimport draw_owners, set_reach, shared
 from sextract.deblending._lists cimport (
     Cursor,
     List,
@@ -64,6 +65,16 @@ from sextract.detection._lutz cimport Component, Label, Piece
 from sextract.memory._held cimport Held, Tile, held_copy, held_whole
 from sextract.records cimport Footprint, Fragment, Run, Source
 
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define sx_fetch(p) __builtin_prefetch(p)
+    #else
+    #define sx_fetch(p)
+    #endif
+    """
+    void sx_fetch(const float *p) noexcept nogil
+
 # What stopped `Deblender.run`.
 DONE, MISSING, SCRATCH, OUTPUT, LARGE = 0, 1, 2, 3, 4
 
@@ -84,16 +95,6 @@ def most_scratch(int64_t pixels, int64_t width, int64_t height, int64_t nthresh,
         Frame, DEBLEND_NTHRESH, DETECT_MINAREA.
     """
     return PIXEL_BYTES * pixels + fixed_bytes(width, height, nthresh, minarea)
-
-
-cdef inline double shared(int64_t extension, int32_t x, int32_t y) noexcept nogil:
-    # A number in [0, 1) for a pixel (splitmix64 of its position).
-    cdef uint64_t z = (<uint64_t>y << 32) ^ <uint64_t>x ^ (<uint64_t>extension * <uint64_t>0x9E3779B97F4A7C15)
-    z += <uint64_t>0x9E3779B97F4A7C15
-    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
-    z = z ^ (z >> 31)
-    return <double>(z >> 11) * (1.0 / 9007199254740992.0)
 
 
 def share_draw(extension, x, y):
@@ -201,6 +202,7 @@ cdef class Deblender:
         cdef int32_t why = 0
         with nogil:
             while i < self.footprints.shape[0]:
+                self._fetch(i + 1)
                 why = 4 if self._large(i) else self._prepare(i)
                 if why == 0 and not self._values(i):
                     why = 1
@@ -357,6 +359,19 @@ cdef class Deblender:
             self.sources[self.nsources] = s[0]
             self._keep_pieces(self.npieces, f.nfragments)
 
+    cdef void _fetch(self, int64_t i) noexcept nogil:
+        # Have the first pixels of the next footprint's rows on their way from memory.
+        cdef const Footprint *f
+        cdef Tile tile
+        cdef int64_t y
+        if i >= self.footprints.shape[0]:
+            return
+        f = &self.footprints[i]
+        if held_whole(&self.held, f.ymin, f.xmin, f.ymax + 1, f.xmax + 1, &tile):
+            for y in range(f.ymin, min(f.ymax + 1, f.ymin + 32)):
+                sx_fetch(tile.pixels + (y - tile.y0) * tile.cols + f.xmin - tile.x0)
+                sx_fetch(tile.pixels + (y - tile.y0) * tile.cols + f.xmax - tile.x0)
+
     cdef bint _values(self, int64_t i) noexcept nogil:
         # Values out of the tile that has it all, or, strip by strip of what is left of the scratch, out of those that are held;
         # False if one isn't.
@@ -495,7 +510,7 @@ cdef class Deblender:
         collect(w, f, peak, leaves, npieces, ncomponents)
         for c in range(leaves):
             self._leaf_shape(&w.leaves[c])
-        self._draw_owners(leaves)
+        draw_owners(w, self.extension, leaves)
         for c in range(leaves):
             total += w.leaves[c].count
         if self._full(leaves, total):
@@ -524,49 +539,7 @@ cdef class Deblender:
         if leaf.amplitude > 4.0 * s.fdpeak:
             leaf.amplitude = 4.0 * s.fdpeak
         leaf.count = leaf.npieces
-
-    cdef void _draw_owners(self, int64_t leaves) noexcept nogil:
-        # An owner for each pixel that is left, in the order of the footprint's list; count the fragments it makes.
-        cdef Work *w = &self.w
-        cdef int64_t k, j, n, last
-        cdef int32_t x, y
-        for k in range(w.nfragments):
-            y = w.list[k].y
-            j = index(w, y, w.list[k].x0)
-            last = -1
-            for x in range(w.list[k].x0, w.list[k].x1):
-                if w.owner[j]:
-                    last = -1
-                else:
-                    n = self._draw(leaves, x, y)
-                    w.owner[j] = <uint16_t>(2 * n + 2)
-                    if n != last:
-                        w.leaves[n].count += 1
-                        last = n
-                j += 1
-
-    cdef int64_t _draw(self, int64_t leaves, int32_t x, int32_t y) noexcept nogil:
-        # The leaf that gets a pixel.
-        cdef Work *w = &self.w
-        cdef int64_t c, n = 0
-        cdef double total = 0.0, near = 1e300, d, dx, dy, draw
-        cdef const Leaf *s
-        for c in range(leaves):
-            s = &w.leaves[c]
-            dx = x - s.x
-            dy = y - s.y
-            d = 0.5 * (s.cxx * dx * dx + s.cyy * dy * dy + s.cxy * dx * dy) / s.abcor
-            if d < near:
-                near = d
-                n = c
-            total += s.amplitude * exp(-d) if d < 70.0 else 0.0
-            w.chance[c] = total
-        if total > 1.0e-31:
-            draw = total * shared(self.extension, x, y)
-            for c in range(leaves):
-                if w.chance[c] >= draw:
-                    return c
-        return n
+        set_reach(leaf)
 
     cdef void _lay_out(self, int64_t leaves) noexcept nogil:
         # The lists of all sources one after the other in the output: the leaf, then what it was given.

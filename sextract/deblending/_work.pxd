@@ -49,6 +49,8 @@ cdef struct Leaf:
     float cxy
     float abcor
     float threshold
+    float reach_x       # beyond them it gets no pixel
+    float reach_y
     int32_t flags
     int32_t head        # its pieces, in list order
     int32_t npieces

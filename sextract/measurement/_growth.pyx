@@ -3,106 +3,149 @@
 A pixel near the edge of a ring is split into 5 × 5 sub-pixels.  Which sources, how far and what for is in ``growth.py``.
 """
 
-from libc.math cimport fabs, fmod, sqrt, sqrtf
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
 
-from sextract.measurement._window cimport mirrored, usable, X0, X1, Y0, OFFSET
+from sextract.measurement._disc cimport Disc, Part, Walk, collect, set_box, walk
 
-cdef enum:
-    SIDE = 5
-    CELLS = 25
-    BINS = 64
-    # CELLS padded to whole vectors.
-    PADDED = 28
-    # Counts of sub-pixels in neighbouring rings, a byte each, are held in two registers.
-    LANES = 16
+cdef extern from *:
+    """
+    #define SX_SIDE 5
+    #define SX_BINS 64
+    /* Neighbouring rings that are counted together, a byte each. */
+    #define SX_RINGS 16
+    /* A pixel whose centre is this near the edge of a ring is sampled. */
+    #define SX_EDGE 0.75
+    /* A sub-pixel's centre is nearer to its pixel's than this. */
+    #define SX_SPREAD 0.567
+    /* Where rings come from float32 radii, one that near to an edge is found again in float64; the error is below 5e-5. */
+    #define SX_DOUBT 1e-4f
+    #define SX_TRUSTED 200.0
 
-# A pixel whose centre is this near the edge of a ring is sampled.
-cdef double EDGE = 0.75
+    typedef uint8_t sx_counts __attribute__((vector_size(SX_RINGS)));
+
+    /* One sub-pixel in a ring. */
+    static uint8_t sx_unit[SX_RINGS][SX_RINGS];
+
+    static void sx_tabulate_units(void) {
+        for (int k = 0; k < SX_RINGS; k++)
+            sx_unit[k][k] = 1;
+    }
+
+    /* Whether the remainder of r is below SX_EDGE or above step - SX_EDGE: fmod only where rounding could matter. */
+    static inline int sx_near_edge(double r, double step, double density) {
+        double d;
+        if (step < 2 * SX_EDGE)
+            return 1;
+        d = r - step * (int) (r * density);
+        if (fabs(d - SX_EDGE) < 1e-6 || fabs(step - d - SX_EDGE) < 1e-6)
+            d = fmod(r, step);
+        return d < SX_EDGE || step - d < SX_EDGE;
+    }
+
+    /* Squared offsets of a pixel's sub-pixels along one axis. */
+    SX_INLINE void sx_axis(double d, double *out) {
+        d += 0.5 * (1.0 / SX_SIDE - 1.0);
+        for (int i = 0; i < SX_SIDE; i++) {
+            out[i] = d * d;
+            d += 1.0 / SX_SIDE;
+        }
+    }
+
+    /* Rings of a pixel's sub-pixels, from float32 radii; whether one of them is in doubt. */
+    SX_INLINE int sx_find_rings(const double *x2, const double *y2, double density, int32_t *ring) {
+        const float scale = (float) density, last = (float) x2[SX_SIDE - 1];
+        const sx_floats row = {(float) x2[0], (float) x2[1], (float) x2[2], (float) x2[3], last, last, last, last};
+        float q[SX_SIDE * SX_BLOCK];
+        int32_t doubt = 0;
+        for (int v = 0; v < SX_SIDE; v++) {
+            const sx_floats sum = row + (float) y2[v];
+            SX_STORE(q + SX_BLOCK * v, sum);
+        }
+        for (int u = 0; u < SX_SIDE * SX_BLOCK; u++) {
+            const float t = sqrtf(q[u]) * scale, rest = t - (float) (int32_t) t;
+            ring[u] = (int32_t) t;
+            doubt |= (rest < SX_DOUBT) | (rest > 1 - SX_DOUBT);
+        }
+        return doubt;
+    }
+
+    /* Spread a pixel's sub-pixels over the rings; what is beyond the last goes where nobody looks. */
+    SX_INLINE void sx_sample(const double *x2, const double *y2, double r, double density, double part, double *curve) {
+        const int first = r > SX_SPREAD ? (int) ((r - SX_SPREAD) * density) : 0;
+        const double top = (r + SX_SPREAD) * density;
+        int32_t ring[SX_SIDE * SX_BLOCK];
+        uint8_t counts[SX_RINGS];
+        sx_counts sum = {0}, one;
+        if (first >= SX_BINS)
+            return;
+        if (top >= first + SX_RINGS || top > SX_TRUSTED) {
+            for (int v = 0; v < SX_SIDE; v++)
+                for (int u = 0; u < SX_SIDE; u++) {
+                    const double j = sqrt(x2[u] + y2[v]) * density;
+                    if (j < SX_BINS)
+                        curve[(int) j] += part;
+                }
+            return;
+        }
+        if (sx_find_rings(x2, y2, density, ring))
+            for (int v = 0; v < SX_SIDE; v++)
+                for (int u = 0; u < SX_SIDE; u++)
+                    ring[SX_BLOCK * v + u] = (int32_t) (sqrt(x2[u] + y2[v]) * density);
+        for (int v = 0; v < SX_SIDE; v++)
+            for (int u = 0; u < SX_SIDE; u++) {
+                SX_LOAD(one, sx_unit[ring[SX_BLOCK * v + u] - first]);
+                sum += one;
+            }
+        SX_STORE(counts, sum);
+        for (int j = 0; j < SX_RINGS && first + j <= top; j += SX_FOUR) {
+            const sx_mask number = {counts[j], counts[j + 1], counts[j + 2], counts[j + 3]};
+            sx_doubles four;
+            SX_LOAD(four, curve + first + j);
+            four += part * SX_DOUBLES(number);
+            SX_STORE(curve + first + j, four);
+        }
+    }
+
+    /* Add a part of the disc to a curve that goes on beyond its last ring. */
+    SX_CLONES static void sx_add_rings(const sx_disc *d, const sx_part *p, double outer, double step, double *curve) {
+        const double density = 1.0 / step, unit = (1.0 / SX_SIDE) * (1.0 / SX_SIDE);
+        int at = 0;
+        for (int k = 0; k < p->runs; k++) {
+            const double dy = (double) p->y[k] - d->cy;
+            double x2[SX_SIDE], y2[SX_SIDE];
+            sx_axis(dy, y2);
+            for (int i = 0; i < p->count[k]; i++) {
+                const double dx = (double) (p->x[k] + i) - d->cx, r2 = dx * dx + dy * dy, r = sqrt(r2);
+                const double value = p->value[at + i];
+                if (r2 > outer)
+                    continue;
+                if (sx_near_edge(r, step, density)) {
+                    sx_axis(dx, x2);
+                    sx_sample(x2, y2, r, density, value * unit, curve);
+                } else if (r * density < SX_BINS)
+                    curve[(int) (r * density)] += value;
+            }
+            at += p->count[k];
+        }
+    }
+    """
+    enum:
+        BINS "SX_BINS"
+        RINGS "SX_RINGS"
+    void tabulate_units "sx_tabulate_units"() noexcept nogil
+    void add_rings "sx_add_rings"(const Disc *d, const Part *p, double outer, double step, double *curve) noexcept nogil
+
+tabulate_units()
 
 
-cdef inline bint near_edge(double r, double step, double density) noexcept nogil:
-    # Whether the remainder of r is below EDGE or above step - EDGE: fmod only where rounding could matter.
-    cdef double d
-    if step < 2 * EDGE:
-        return True
-    d = r - step * <int>(r * density)
-    if fabs(d - EDGE) < 1e-6 or fabs(step - d - EDGE) < 1e-6:
-        d = fmod(r, step)
-    return d < EDGE or step - d < EDGE
-
-
-# A sub-pixel's centre is nearer to its pixel's than this.
-cdef double SPREAD = 0.567
-# Where rings come from float32 radii, one that near to an edge is found again in float64; the error is below 5e-5.
-cdef float DOUBT = 1e-4
-cdef double TRUSTED = 200.0
-
-cdef uint64_t LOW[LANES]
-cdef uint64_t HIGH[LANES]
-for lane in range(LANES):
-    LOW[lane] = 1 << (8 * lane) if lane < 8 else 0
-    HIGH[lane] = 1 << (8 * (lane - 8)) if lane >= 8 else 0
-
-
-cdef inline void sample(double dx, double dy, double r, double density, double part, double *curve) noexcept nogil:
-    # Spread a pixel's 25 sub-pixels over the rings; those beyond the last are dropped.
-    cdef double unit = 1.0 / SIDE
-    cdef double sx[SIDE]
-    cdef double sy[SIDE]
-    cdef float fx[SIDE]
-    cdef float q[PADDED]
-    cdef int ring[PADDED]
-    cdef double d, e
-    cdef float t, rest, fy
-    cdef float scale = <float>density
-    cdef uint64_t low = 0, high = 0
-    cdef int u, v, j, doubtful = 0
-    cdef int first = <int>((r - SPREAD) * density) if r > SPREAD else 0
-    cdef double top = (r + SPREAD) * density
-    d = dx + 0.5 * (unit - 1.0)
-    e = dy + 0.5 * (unit - 1.0)
-    for u in range(SIDE):
-        sx[u] = d * d
-        sy[u] = e * e
-        fx[u] = <float>sx[u]
-        d += unit
-        e += unit
-    if top >= first + LANES or top > TRUSTED:
-        for v in range(SIDE):
-            for u in range(SIDE):
-                j = <int>(sqrt(sx[u] + sy[v]) * density)
-                if j < BINS:
-                    curve[j] += part
-        return
-    for v in range(SIDE):
-        fy = <float>sy[v]
-        for u in range(SIDE):
-            q[SIDE * v + u] = fx[u] + fy
-    for u in range(CELLS, PADDED):
-        q[u] = q[CELLS - 1]
-    for u in range(PADDED):
-        t = sqrtf(q[u]) * scale
-        ring[u] = <int>t
-        rest = t - <float>ring[u]
-        doubtful |= (rest < DOUBT) | (rest > 1 - DOUBT)
-    if doubtful:
-        for v in range(SIDE):
-            for u in range(SIDE):
-                ring[SIDE * v + u] = <int>(sqrt(sx[u] + sy[v]) * density)
-    for u in range(CELLS):
-        low += LOW[ring[u] - first]
-        high += HIGH[ring[u] - first]
-    j = first
-    while low and j < BINS:
-        curve[j] += part * <double><int>(low & 255)
-        low >>= 8
-        j += 1
-    j = first + LANES // 2
-    while high and j < BINS:
-        curve[j] += part * <double><int>(high & 255)
-        high >>= 8
-        j += 1
+cdef inline Disc circle(double cx, double cy, double radius) noexcept nogil:
+    # Only where it is: its pixels aren't split along its own rim.
+    cdef Disc d
+    d.cx, d.cy, d.radius = cx, cy, radius
+    d.radius2 = d.inner2 = d.outer2 = <float>(radius * radius)
+    set_box(&d)
+    return d
 
 
 def fold(
@@ -129,50 +172,23 @@ def fold(
     curve : float64 array (m, 64)
     """
     cdef Py_ssize_t m
-    cdef int64_t i, px, py, xmin, xmax, xa, xb
-    cdef int j
-    cdef double cx, cy, step, density, outer, dx, dy, r, r2, half
-    cdef float value
-    cdef double unit = (1.0 / SIDE) * (1.0 / SIDE)
+    cdef int64_t i
     cdef double *c
-    cdef const float *row
+    cdef double rings[BINS + RINGS]
+    cdef Disc d
+    cdef Walk at
+    cdef Part part
     with nogil:
         for m in range(index.shape[0]):
             i = index[m]
-            cx, cy = x[i], y[i]
             c = &curve[i - start, 0]
-            step = limit[i] / BINS
-            density = 1.0 / step
-            outer = radius[i] * radius[i]
-            xmin = max(<int64_t>(cx - radius[i] + 0.499999), main[m, X0])
-            xmax = min(<int64_t>(cx + radius[i] + 1.499999), main[m, X1])
-            for py in range(
-                max(<int64_t>(cy - radius[i] + 0.499999), rows[m, 0]),
-                min(<int64_t>(cy + radius[i] + 1.499999), rows[m, 1]),
-            ):
-                dy = py - cy
-                if dy * dy > outer:
-                    continue
-                # A pixel of slack: the test below decides.
-                half = sqrt(outer - dy * dy) + 1.0
-                xa = max(xmin, <int64_t>(cx - half))
-                xb = min(xmax, <int64_t>(cx + half) + 1)
-                row = &pixels[0] + main[m, OFFSET] + (py - main[m, Y0]) * (main[m, X1] - main[m, X0]) - main[m, X0]
-                for px in range(xa, xb):
-                    dx = px - cx
-                    r2 = dx * dx + dy * dy
-                    if r2 > outer:
-                        continue
-                    value = row[px]
-                    if not usable(value):
-                        value = mirrored(&pixels[0], &mirror[m, 0], cx, cy, px, py) if correct else 0.0
-                    r = sqrt(r2)
-                    if near_edge(r, step, density):
-                        sample(dx, dy, r, density, value * unit, c)
-                    else:
-                        j = <int>(r * density)
-                        if j < BINS:
-                            c[j] += value
+            memcpy(rings, c, BINS * sizeof(double))
+            memset(rings + BINS, 0, RINGS * sizeof(double))
+            d = circle(x[i], y[i], radius[i])
+            at = walk(&pixels[0], pixels.shape[0], &main[m, 0], &mirror[m, 0], rows[m, 0], rows[m, 1], correct, &d)
+            while collect(&at, &d, &part):
+                add_rings(&d, &part, radius[i] * radius[i], limit[i] / BINS, rings)
+            memcpy(c, rings, BINS * sizeof(double))
 
 
 def light_radii(

@@ -9,5 +9,6 @@ def fold(
     ellipse: NDArray[np.float32],
     box: NDArray[np.int64],
     edges: NDArray[np.float64],
+    start: int,
     state: NDArray[np.float64],
 ) -> None: ...

@@ -13,9 +13,9 @@ from sextract.measurement._window cimport usable, X0, X1, Y0, OFFSET
 def fold(
     const float[::1] pixels, const int64_t[::1] index, const int64_t[:, ::1] main, const int64_t[:, ::1] rows,
     const float[:, ::1] ellipse, const int64_t[:, ::1] box, const double[:, ::1] edges,
-    double[:, :, ::1] state,
+    int64_t start, double[:, :, ::1] state,
 ):
-    """Add the rows of these windows to ``state[source, step] = (Σ inside, pixels, Σ annulus, pixels)``.
+    """Add the rows of these windows to ``state[source - start, step] = (Σ inside, pixels, Σ annulus, pixels)``.
 
     Parameters
     ----------
@@ -25,7 +25,9 @@ def fold(
         As in ``_ellipse.fold_moment``.
     edges : float64 array (steps, 3)
         Squared radii, each growing with the step: inside is below the first, an annulus from the second to the third.
-    state : float64 array (n, steps, 4)
+    start : int
+        The source of the first row of `state`.
+    state : float64 array (m, steps, 4)
         The inside sums hold only what a step adds to the one before.
     """
     cdef Py_ssize_t m
@@ -43,7 +45,7 @@ def fold(
             i = index[m]
             cx, cy, cxx, cyy = ellipse[i, 0], ellipse[i, 1], ellipse[i, 2], ellipse[i, 3]
             cxy, limit = ellipse[i, 4], ellipse[i, 5]
-            s = &state[i, 0, 0]
+            s = &state[i - start, 0, 0]
             for y in range(max(box[i, 1], rows[m, 0]), min(box[i, 3], rows[m, 1])):
                 dy = <float>y - cy
                 row = &pixels[0] + main[m, OFFSET] + (y - main[m, Y0]) * (main[m, X1] - main[m, X0]) - main[m, X0]

@@ -160,7 +160,7 @@ def kron(batch: Batch) -> None:
     magnitudes.fill(batch, "AUTO", flux, magnitudes.error(flux, total[:, 1], batch.frame))
     batch["KRON_RADIUS"] = radius
     s["flags"] |= np.where(flagged, CROWDED, 0).astype(np.int32)
-    outside = first.outside | second.outside | circle_leaves_frame(batch, growth_limit(s, photometry) + GROWTH_MARGIN)
-    for diameter in photometry.apertures:
-        outside |= circle_leaves_frame(batch, 0.5 * diameter)
+    # Of all circles about a source the largest leaves the frame first.
+    farthest = np.maximum(growth_limit(s, photometry) + GROWTH_MARGIN, 0.5 * max(photometry.apertures, default=0.0))
+    outside = first.outside | second.outside | circle_leaves_frame(batch, farthest)
     s["flags"] |= np.where(outside, TRUNCATED, 0).astype(np.int32)

@@ -19,6 +19,8 @@ ANNULUS = 1.2
 SHARE = 0.2
 # Trial radii are twentieths of the first ellipse's, as long as the annulus is within it.
 TWENTIETH, TRIALS = 0.05, 16
+# Sums of that many sources are held at a time, so that they stay small.
+CHUNK = 128
 
 COLUMNS = (
     *magnitudes.photometry_columns(
@@ -43,9 +45,10 @@ def petrosian(batch: Batch) -> None:
     shapes = ellipses(batch, np.full(len(batch), FIRST), round_first, first_px)
     radius = np.zeros(len(batch))
     for group, limit in ((~round_first, FIRST), (round_first, first_px)):
-        index = np.flatnonzero(group)
-        if len(index):
-            radius[index] = trial_radius(batch, shapes, index, limit)
+        for start in range(0, len(batch), CHUNK):
+            index = start + np.flatnonzero(group[start : start + CHUNK])
+            if len(index):
+                radius[index] = trial_radius(batch, shapes, start, index, limit)
     radius = np.where(radius > 0, np.maximum(factor * INSIDE * radius, least), least).astype(np.float32)
     circle = radius * size <= second_px
     total = sum_flux(batch, ellipses(batch, radius, circle, second_px))
@@ -54,17 +57,20 @@ def petrosian(batch: Batch) -> None:
     batch["PETRO_RADIUS"] = radius
 
 
-def trial_radius(batch: Batch, shapes: Ellipses, index: Array, limit: float) -> Array:
-    """The first trial radius of these sources whose annulus is faint enough, the last if none is, 0 for no light."""
+def trial_radius(batch: Batch, shapes: Ellipses, start: int, index: Array, limit: float) -> Array:
+    """The first trial radius of these sources whose annulus is faint enough, the last if none is, 0 for no light.
+
+    `index` are some of the CHUNK sources from `start` on.
+    """
     # Added up in float32, as in SExtractor.
     trials = np.cumsum(np.full(TRIALS, TWENTIETH * limit, np.float32), dtype=np.float32).astype(np.float64)
     edges = np.column_stack([(f * trials) ** 2 for f in (INSIDE, 1.0, ANNULUS)])
-    state = batch.scratch((TRIALS, 4))
+    state = np.zeros((CHUNK, TRIALS, 4))
     for view in batch.windows(shapes.half[:, 0], shapes.half[:, 1], index=index):
-        _petrosian.fold(view.pixels, view.index, view.main, view.rows, shapes.shape, shapes.box, edges, state)
+        _petrosian.fold(view.pixels, view.index, view.main, view.rows, shapes.shape, shapes.box, edges, start, state)
     for k in range(1, TRIALS):
         state[:, k, :2] += state[:, k - 1, :2]
-    inside, ninside, annulus, nannulus = (state[index, :, k] for k in range(4))
+    inside, ninside, annulus, nannulus = (state[index - start, :, k] for k in range(4))
     full = (ninside > 0) & (nannulus > 0)
     faint = full & (annulus / np.maximum(nannulus, 1) < SHARE * inside / np.maximum(ninside, 1))
     chosen = np.where(faint.any(axis=1), np.argmax(faint, axis=1), TRIALS - 1)

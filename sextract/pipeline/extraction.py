@@ -363,7 +363,9 @@ class Extraction:
             ref = self.desk.alloc(n * FOOTPRINT.itemsize + pieces * FRAGMENT.itemsize, "footprints")
             footprints = self.desk.view(ref, FOOTPRINT, n)
             fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
-            while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE, JUMPS_AT_ONCE)) < pieces:
+            # Only what lies behind the slab has pages to let go of.
+            jumps = JUMPS_AT_ONCE if self.slab.overflow is not None and self.slab.overflow.used else pieces + 1
+            while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE, jumps)) < pieces:
                 self.desk.drop()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)

@@ -202,25 +202,30 @@ class Freed:
         self._counts, self._sorted = table[:bands], table[bands:]
 
     def add(self, fragments: NDArray[Any]) -> None:
-        """Add fragments (FRAGMENT array) in any order."""
-        bands = fragments["y"] // self._rows
-        # Not np.unique, which imports numpy.ma: 10 MiB.
-        for band in sorted(set(bands.tolist())):
-            self._append(band, fragments[bands == band])
+        """Add fragments (FRAGMENT array) in any order; they are sorted in place."""
+        _clean.sort_rows(fragments)
+        at = 0
+        while at < len(fragments):
+            band = int(fragments["y"][at]) // self._rows
+            last = int(np.searchsorted(fragments["y"], (band + 1) * self._rows))
+            self._append(band, fragments[at:last].view(np.uint8))
+            at = last
 
-    def _append(self, band: int, new: NDArray[Any]) -> None:
-        number, n = self._first + band, int(self._counts[band])
+    def _append(self, band: int, new: NDArray[np.uint8]) -> None:
+        """Add fragments, as bytes: numpy would copy field by field."""
+        number, n = self._first + band, int(self._counts[band]) * FRAGMENT.itemsize
+        upto = n + len(new)
         ref = self._store.find(number)
-        if ref is None or (n + len(new)) * FRAGMENT.itemsize > ref.nbytes:
-            larger = self._store.alloc_somewhere(max(2 * n, n + len(new), 16) * FRAGMENT.itemsize, "clean")
+        if ref is None or upto > ref.nbytes:
+            larger = self._store.alloc_somewhere(max(2 * n, upto, 128 * FRAGMENT.itemsize), "clean")
             # Room for it may have been made by moving the old one.
             old = self._store.find(number)
             if old is not None:
-                self._view(larger, n)[:] = self._view(old, n)
+                self._store.copy(old.offset, larger.offset, n)
             self._store.add(number, larger)
             ref = larger
-        self._view(ref, n + len(new))[n:] = new
-        self._counts[band] = n + len(new)
+        self._bytes[ref.offset + n : ref.offset + upto] = new
+        self._counts[band] = upto // FRAGMENT.itemsize
 
     def _view(self, ref: BlockRef, n: int) -> NDArray[Any]:
         return self._bytes[ref.offset : ref.offset + n * FRAGMENT.itemsize].view(FRAGMENT)
@@ -241,7 +246,8 @@ class Freed:
             if self._sorted[band] != n:
                 _clean.sort_rows(mine)
                 self._sorted[band] = n
-            out[at : at + n] = mine
+            # As bytes: numpy would copy field by field.
+            out[at : at + n].view(np.uint8)[:] = mine.view(np.uint8)
             at += n
 
     @property

@@ -21,7 +21,7 @@ from sextract.records import FRAGMENT, SOURCE, BlockRef
 
 # Entries of the hash table over the window, and sources that one eats of which a list is made.
 HEADS = 16384
-FOUND = 65536
+FOUND = 4096
 
 # Fragments that are freed at a time, unless one source has more.
 PORTION = 4096
@@ -136,15 +136,18 @@ class SourceTable:
         written : int
             Absolute place up to which rows are done with.
         """
-        sources = self._view(out, SOURCE, nsources, room * FRAGMENT.itemsize)
         kept = self.store.settle(out, nfragments * FRAGMENT.itemsize, "sources")
-        sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + kept.offset
         if self.count + nsources > len(self._table) and written - self.base > len(self._table) // 8:
             self._compact(written)
         if self.count + nsources > len(self._table):
             self._grow(2 * (self.count + nsources))
+        assert self._table_ref is not None
         upto = self.count + nsources
-        self._table[self.count : upto] = sources
+        # As bytes: numpy would copy field by field.
+        old, new = out.offset + room * FRAGMENT.itemsize, self._table_ref.offset + self.count * SOURCE.itemsize
+        self.store.copy(old, new, nsources * SOURCE.itemsize)
+        sources = self._table[self.count : upto]
+        sources["fragments"] = sources["fragments"] * FRAGMENT.itemsize + kept.offset
         self.detected += nsources
         self.beyond += int(np.count_nonzero(sources["flags"] & 128))
         self._outputs.append((self.base + upto, kept))

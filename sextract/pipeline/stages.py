@@ -24,11 +24,12 @@ from sextract.checkimage.checkimage import FRAGMENTS, CheckImages
 from sextract.config.settings import Settings
 from sextract.deblending import _deblend
 from sextract.detection import _scan
-from sextract.measurement.measure import MEASUREMENTS, Batch, Cutter, NeedRows, reaches_of
+from sextract.measurement.measure import MEASUREMENTS, Batch, NeedRows, reaches_of
 from sextract.measurement.sky import needs_astropy
 from sextract.measurement.stamps import OWN_AT_ONCE, StampCutter, TileGrid
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
+from sextract.pipeline.warm import measure_star
 from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Box, Frame
 from sextract.report.trace import Trace, Track
@@ -37,13 +38,6 @@ from sextract.report.trace import Trace, Track
 EATEN = np.dtype([("fragments", "<i8"), ("nfragments", "<i8"), ("number", "<i8")])
 
 APERTURE_COLUMNS = ("FLUX_APER", "FLUXERR_APER", "MAG_APER", "MAGERR_APER")
-
-# A round star two pixels wide, in the middle of a small frame.
-WARM_SOURCE: dict[str, float] = {
-    "x": 32.0, "y": 32.0, "x2": 4.0, "y2": 4.0, "a": 2.0, "b": 2.0, "cxx": 0.25, "cyy": 0.25, "npix": 80, "flux_iso": 2500.0,
-    "var_iso": 80.0, "fdflux": 2500.0, "peak": 100.0, "thresh": 1.0, "dthresh": 1.0, "isoarea": 80, "iso": 10, "fwhm": 4.7,
-    "xmin": 27, "xmax": 37, "ymin": 27, "ymax": 37, "number": 1, "parent": 1, "errx2": 0.01, "erry2": 0.01,
-}  # fmt: skip
 
 NO_TAPS = np.zeros((0, 0), np.float32)
 
@@ -197,21 +191,8 @@ class Stages:
             self.slab.unmap(*self.kept)
 
     def warm(self, payload: bytes) -> bytes:
-        """Run every family once on a made-up star, so that what this process shares no longer with its template is known."""
-        side = 63
-        x2 = (np.arange(side, dtype=np.float32) - 32) ** 2
-        star = 100 * np.exp(-0.125 * (x2[:, None] + x2))
-        dims = {name: (1,) * len(shape) for name, shape in self.plan.dims.items()}
-        sources = np.zeros(4, SOURCE)
-        for name, value in WARM_SOURCE.items():
-            sources[name] = value
-        arena = np.empty(4 * star.size, np.float32)
-        cutter = PlainPixels(star)
-        header = self.images[0].info.header
-        frame = Frame(side, side, threshold=1.0, analysis_threshold=1.0, header=header)
-        batch = Batch(sources, frame, self.settings, dims, cutter, arena)
-        for name in self.plan.batch + self.at_once:
-            MEASUREMENTS.get(name).run(batch)
+        """Run every family once, so that what this process shares no longer with its template is known."""
+        measure_star(self.plan.batch + self.at_once, self.settings, self.plan.dims, self.images[0].info.header)
         give_back()
         return b""
 
@@ -565,23 +546,6 @@ class TracedCutter(StampCutter):
         """See `measure.Cutter`."""
         with self.track("stamps", stamps=len(index)):
             StampCutter.cut_many(self, index, boxes, offsets, arena)
-
-
-@dataclass(slots=True)
-class PlainPixels(Cutter):
-    """A whole image in memory, without masks."""
-
-    image: NDArray[np.float32]
-    first_row: int = 0
-    final_row: int = 1 << 30
-
-    def cut(self, source: int, box: Box, out: NDArray[np.float32]) -> None:
-        """See `measure.Cutter`."""
-        out[:] = self.image[box.y0 : box.y1, box.x0 : box.x1]
-
-    def own(self, source: int, rows: tuple[int, int] | None = None) -> NDArray[Any]:
-        """See `measure.Cutter`: none."""
-        return np.empty(0, FRAGMENT)
 
 
 class TilePlanes:

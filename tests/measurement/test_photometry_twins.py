@@ -192,6 +192,25 @@ def test_sub_pixels_of_apertures_are_counted_one_by_one():
         assert tuple(state[0, 0]) == twin.aperture(windows[0].reshape(9, 9), x, y, radius, False)
 
 
+def test_apertures_are_summed_pixel_by_pixel():
+    """To the last bit, whole images: rows of sub-pixels that only graze the rim, ties, centres outside, wide circles."""
+    rng = np.random.default_rng(6)
+    image = rng.normal(0, 1, (30, 34)).astype(np.float32)
+    image[4:9, 10:16] = BAD
+    box = np.array([[0, 0, 0, 34, 30]])
+    for trial in range(240):
+        x, y = rng.uniform(-1, 35, 2) if trial % 3 == 0 else np.round(rng.uniform(-1, 35, 2) * 5) / 5
+        radius = rng.uniform(0.1, 6) if trial % 2 else np.round(rng.uniform(0.1, 6) * 5) / 5 + 0.1 * (trial % 4)
+        radius *= 8 if trial % 40 == 0 else 1
+        x += rng.choice([0.0, 1e-3])
+        x, y = np.float32(x), np.float32(y)
+        state, correct = np.zeros((1, 1, 2)), trial % 5 > 0
+        for rows in ([0, 11], [11, 30]):
+            windows = image.ravel(), np.array([0]), box, box, np.array([rows])
+            _aperture.fold(*windows, np.array([x]), np.array([y]), np.array([radius]), correct, state)
+        assert tuple(state[0, 0]) == twin.aperture(image, x, y, radius, correct), trial
+
+
 def test_masked_centre_is_no_mirror_of_itself():
     windows, cx, cy = one_pixel(BAD, 4.0, 4.0)
     state = np.zeros((1, 1, 2))

@@ -126,7 +126,9 @@ def test_astropy_turns_to_j2000_what_we_do_not(name):
     assert needs_astropy(ALONE[name])
 
 
-@pytest.mark.parametrize("name", ["TAN", "galactic", "supergalactic", "ecliptic", "FK5 1975", "ICRS", "SIP", "TNX", "linear", "nothing"])
+@pytest.mark.parametrize(
+    "name", ["TAN", "galactic", "supergalactic", "ecliptic", "FK5 1975", "ICRS", "SIP", "TNX", "linear", "nothing"]
+)
 def test_usual_headers_need_no_astropy(name):
     assert not needs_astropy(ALONE[name])
 

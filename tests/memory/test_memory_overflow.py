@@ -115,10 +115,10 @@ def test_freed_fragments_move_behind_for_their_own_larger_block(tmp_path: Path, 
     freed = Freed(store, np.frombuffer(slab.bytes_view(0, slab.extent), np.uint8), 0, 20, 20)
     fragments = np.zeros(2000, FRAGMENT)
     fragments["y"], fragments["x0"] = np.arange(2000) % 20, np.arange(2000)
-    freed.add(fragments[:1000])
+    freed.add(fragments[:1000].copy())
     first = store.find(0)
     slab.alloc(slab.largest_free() - 4096, "x", low=True)
-    freed.add(fragments[1000:])
+    freed.add(fragments[1000:].copy())
     larger = store.find(0)
     assert first is not None and larger is not None
     assert first not in overflow(slab) and larger in overflow(slab)
