@@ -279,7 +279,6 @@ class Replay:
         self.bound: deque[Job] = deque()
         self.answers: deque[Job] = deque()
         self.left = [0.0] * workers
-        self.busy = 0.0
         self.clock = 0.0
         self.outstanding = 0
         self.joined = self.scans = self.cut = self.cleaned = 0
