@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast sextract is beside SExtractor, where its time goes and how it grows: makes docs/performance.md.
 
-    scripts/bench.py                          # all of it, about a quarter of an hour on two cores
+    scripts/bench.py                          # all of it, some ten minutes on two cores
     scripts/bench.py --full                   # also 30000 x 30000 pixels: 4 GB of disk, several minutes more
     scripts/bench.py --only compare plain:4096 IMAGE.fits
 

@@ -114,7 +114,9 @@ class Results:
     def compare(self) -> str:
         """Every program on every field, and the ratio to ours pair by pair."""
         rows = []
-        for field, program in distinct((r["field"], r["program"]) for r in self.of("compare")):
+        fields = distinct(r["field"] for r in self.of("compare"))
+        there = {(r["field"], r["program"]) for r in self.of("compare")}
+        for field, program in (pair for pair in itertools.product(fields, LABELS) if pair in there):
             runs, ours = self.of("compare", field=field, program=program), self.of("compare", field=field, program="sextract")
             held = self.of("held", field=field, program=program)
             name = LABELS[program] + (f", {count(runs[0]['workers'])}" if program == "sextract" else "")
@@ -126,7 +128,7 @@ class Results:
             times = [median([r[what] for r in runs]) for what in ("wall", "cpu")]
             rows.append([shown(field, runs[0]["size"]), name, *times, peak, sources, *ratios])
         head = ["field", "program", "wall, s", "CPU, s", "held, MiB", "sources (blended)", "wall, × ours", "CPU, × ours"]
-        return table(head, sorted(rows, key=lambda row: row[0])) if rows else ""
+        return table(head, rows) if rows else ""
 
     def stages(self) -> str:
         """Where the CPU time of all processes went, a column for each field."""

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -170,6 +171,13 @@ def test_the_model_beside_the_measurement() -> None:
     assert text.index(own) < text.index(other)
     assert "| 16 workers | 12 of 16 |" in text
     assert "7.0 %" in made.blocks()["stages"]
+    # Two lines and what they would be, and a dot for each measurement, all within the figure.
+    drawn = ElementTree.fromstring(page.drawing(made))
+    lines = [part.attrib["points"].split() for part in drawn.iter() if part.tag.endswith("polyline")]
+    dots = [part.attrib for part in drawn.iter() if part.tag.endswith("circle")]
+    assert len(lines) == 4 and len(dots) == 2
+    places = [tuple(map(float, point.split(","))) for line in lines for point in line]
+    assert all(60 <= x <= 540 and 30 <= y <= 250 for x, y in places)
 
 
 def test_the_page_has_a_place_for_everything() -> None:
