@@ -2,7 +2,7 @@
 """How fast sextract is beside SExtractor, where its time goes and how it grows: makes docs/performance.md.
 
     scripts/bench.py                          # all of it, some ten minutes on two cores
-    scripts/bench.py --full                   # also 30000 x 30000 pixels: 4 GB of disk, several minutes more
+    scripts/bench.py --full                   # also 30000 x 30000 pixels: 4 GB of disk, about a minute more
     scripts/bench.py --only compare plain:4096 IMAGE.fits
 
 ``compare`` runs the programs in turn, several rounds, on each field with the same 28 columns, then each once more with
