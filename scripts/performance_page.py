@@ -114,7 +114,9 @@ class Results:
     def compare(self) -> str:
         """Every program on every field, and the ratio to ours pair by pair."""
         rows = []
-        for field, program in distinct((r["field"], r["program"]) for r in self.of("compare")):
+        fields = distinct(r["field"] for r in self.of("compare"))
+        there = {(r["field"], r["program"]) for r in self.of("compare")}
+        for field, program in (pair for pair in itertools.product(fields, LABELS) if pair in there):
             runs, ours = self.of("compare", field=field, program=program), self.of("compare", field=field, program="sextract")
             held = self.of("held", field=field, program=program)
             name = LABELS[program] + (f", {count(runs[0]['workers'])}" if program == "sextract" else "")
@@ -126,10 +128,10 @@ class Results:
             times = [median([r[what] for r in runs]) for what in ("wall", "cpu")]
             rows.append([shown(field, runs[0]["size"]), name, *times, peak, sources, *ratios])
         head = ["field", "program", "wall, s", "CPU, s", "held, MiB", "sources (blended)", "wall, × ours", "CPU, × ours"]
-        return table(head, sorted(rows, key=lambda row: row[0])) if rows else ""
+        return table(head, rows) if rows else ""
 
     def stages(self) -> str:
-        """Where the time of all processes went, a column for each field."""
+        """Where the CPU time of all processes went, a column for each field."""
         runs = self.of("profile")
         if not runs:
             return ""
@@ -142,11 +144,11 @@ class Results:
         names = sorted(large, key=lambda name: -total[name])
         rows = [[name, *(f"{one.get(name, 0.0):.3f}" for one in seconds)] for name in names]
         rows.append(["**together**", *(f"{sum(one.values()):.2f}" for one in seconds)])
-        rows.append(["idle, each worker", *(", ".join(f"{s:.2f}" for s in run["breakdown"]["idle"]) for run in runs)])
+        rows.append(["idle, each worker, s", *(", ".join(f"{s:.2f}" for s in run["breakdown"]["idle"]) for run in runs)])
         shares = [run["breakdown"]["parent_share"] for run in runs]
         asked = f"parent's CPU after start-up, of the workers' (≤ {PARENT_SHARE:.0%} asked)"
         rows.append([asked, *("–" if share is None else f"{100 * share:.1f} %" for share in shares)])
-        return table(["seconds", *(shown(run["field"], run["size"]) for run in runs)], rows)
+        return table(["CPU, s", *(shown(run["field"], run["size"]) for run in runs)], rows)
 
     # Growth
 
@@ -182,7 +184,12 @@ class Results:
         each = "CPU, µs a source" if kind == "sources" else "CPU, s a million"
         more = [] if kind == "sources" else ["sources found"]
         text = table([names[kind], what, *more, "blended", "wall, s", "CPU, s", each, "exponent"], rows)
-        return f"{text}\nExponent over all: {judged(exponent(xs, ys))}.\n"
+        text += f"\nExponent over all: {judged(exponent(xs, ys))}."
+        idle = self.of("start", workers=self.workers)
+        if kind == "size" and idle:
+            size = shown("", idle[0]["size"])[2:]
+            text += f" A run on {size} pixels takes {idle[0]['wall']:.2f} s, {idle[0]['cpu']:.2f} s of CPU."
+        return text + "\n"
 
     # The model
 
@@ -195,8 +202,9 @@ class Results:
                 parts = {name: tuple(v) if isinstance(v, list) else v for name, v in run["work"].items()}
                 side = int(run["size"].partition("x")[0])
                 found[side] = replace(Work(**parts), spawn=spawn), True
-        if found and LARGE not in found:
-            largest = max(found)
+        largest = max(found, default=0)
+        # A few tasks tell nothing of many.
+        if LARGE > largest > LARGE / 8:
             found[LARGE] = trace_model.enlarged(found[largest][0], LARGE / largest), False
         return dict(sorted(found.items())[-2:])
 
@@ -217,14 +225,15 @@ class Results:
         walls = {n: [r["wall"] for r in runs if r["workers"] == n] for n in distinct(r["workers"] for r in runs)}
         side = int(runs[0]["size"].partition("x")[0])
         found = self.works().get(side)
-        one = statistics.median(walls[min(walls)])
+        one = min(walls[min(walls)])
         for n, wall in sorted(walls.items()):
             cpu = [r["cpu"] for r in self.of("workers", workers=n)]
             says = trace_model.predicted(found[0], n, int(self.made["machine"]["cpus"])) if found else math.nan
-            off = 100 * (says / statistics.median(wall) - 1)
-            speedup = f"{one / statistics.median(wall):.2f}"
+            # The model's run is one that nothing else disturbs.
+            off = 100 * (says / min(wall) - 1)
+            speedup = f"{one / min(wall):.2f}"
             rows.append([str(n), median(wall), median(cpu), speedup, f"{says:.2f}", f"{off:+.0f} %"])
-        head = ["workers", "wall, s", "CPU, s", "faster than 1", "the model says, s", "off by"]
+        head = ["workers", "wall, s", "CPU, s", "faster than 1", "the model says, s", "off the shortest by"]
         return f"{side} × {side} pixels:\n\n" + table(head, rows)
 
     def model(self) -> str:

@@ -12,7 +12,6 @@ workers share a limit: what it says of many cores is an upper bound.
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 from collections import Counter, defaultdict, deque
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sextract.execution.backend import TASKS_PER_WORKER
+from sextract.pipeline.extraction import FEWEST_FOOTPRINTS, FOOTPRINTS_PER_TASK
 from sextract.pipeline.measuring import FEWEST, LAST_SHARES
 
 TASKS = ("setup", "warm", "mesh", "scan", "deblend", "measure", "table")
@@ -35,6 +35,8 @@ STAGES = {
 }  # fmt: skip
 # Below this the parent's wait for an answer isn't told from the clock's grain, seconds.
 TINY = 1e-9
+# Tasks of background cells for each worker, at least.
+MESH_TASKS = 4
 
 
 @dataclass
@@ -84,26 +86,26 @@ def every(spans: Iterable[Span]) -> Iterable[Span]:
 
 
 def breakdown(trace: dict[str, Any]) -> dict[str, Any]:
-    """Seconds by stage, over all processes.
+    """CPU seconds by stage, over all processes.
 
     Returns
     -------
     dict
-        ``stages``: seconds by name, the parent's waiting left out; ``idle``: of each worker, from its first task to the last
-        answer of all; ``wall``; ``cpu``: by process; ``parent_share``: the parent's CPU after start-up over the workers'.
+        ``stages``: seconds of CPU by name; ``idle``: seconds that each worker had nothing to do, from its first task to
+        the last of all; ``wall``; ``cpu``: by process; ``parent_share``: the parent's CPU after start-up over the workers'.
     """
     found = tracks(trace)
     stages: Counter[str] = Counter()
     for span in every(span for spans in found.values() for span in spans):
         name = STAGES.get(span.name, f"{span.name} tasks, beside" if span.name in TASKS else span.name)
-        stages[name] += span.alone
-    del stages["wait"]
+        stages[name] += span.cpu - sum(inner.cpu for inner in span.inner)
     parent, workers = found[0], [spans for number, spans in sorted(found.items()) if number]
-    stages["parent's own work"] = max(sum(after.begin - before.end for before, after in itertools.pairwise(parent)), 0.0)
+    del stages["wait"]
     last = max(spans[-1].end for spans in workers)
     cpu = trace["otherData"]["cpu_seconds"]
     others = sum(seconds for name, seconds in cpu.items() if name.startswith("worker"))
     own = max(cpu["parent"] - parent[0].cpu, 0.0)
+    stages["parent's own work"] = max(own - sum(span.cpu for span in parent if span.name in (*PARENT, "workers")), 0.0)
     return {
         "stages": dict(stages),
         "idle": [last - spans[0].begin - sum(span.seconds for span in spans) for spans in workers],
@@ -115,26 +117,26 @@ def breakdown(trace: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Work:
-    """The tasks of a run, in seconds of CPU and in the order of the pipeline; what the model replays.
+    """What a run did, in seconds of CPU; what the model replays.
 
     Attributes
     ----------
     serial : float
         Start-up, and what comes when all rows are written.
-    mesh, scan, join, deblend, clean : tuple of float
-        Costs of tasks, and of the parent's work on their answers; there is a join for each row of tiles.
+    mesh, scan, join : tuple of float
+        Costs of tasks, and of the parent's work on a row of tiles, in order.
     complete : float
         The background map.
-    deblend_after : tuple of int
-        How many joins must be done before each.
-    measure : float
-        All measuring.
+    deblend, clean, measure, table, write : float
+        All deblending, CLEAN, measuring, columns that follow from the row, and writing.
+    deblend_after : tuple of float
+        Part of `deblend` that can be done when so many rows of tiles are joined, from none to all.
     measure_after : tuple of float
-        Part of `measure` that can be done when so many batches have been through CLEAN, from none to all.
-    batch, least : float
-        A usual batch of measuring, and the least that is shared out at the end.
-    table, load, write : float
-        Columns that follow from the row, the first of which loads libraries; writing: all batches together.
+        Part of `measure` that can be done when so much has been through CLEAN, from nothing to all in even steps.
+    blends, batch : float
+        Usual tasks of deblending and measuring; `least_blends` and `least` are those to which the last are cut.
+    load : float
+        Libraries that the first columns that follow from the row load.
     answer : float
         The parent's work for any answer, beside what is named.
     has_table : bool
@@ -147,9 +149,11 @@ class Work:
     complete: float
     scan: tuple[float, ...]
     join: tuple[float, ...]
-    deblend: tuple[float, ...]
-    deblend_after: tuple[int, ...]
-    clean: tuple[float, ...]
+    deblend: float
+    deblend_after: tuple[float, ...]
+    blends: float
+    least_blends: float
+    clean: float
     measure: float
     measure_after: tuple[float, ...]
     batch: float
@@ -164,7 +168,7 @@ class Work:
     @property
     def spread(self) -> float:
         """What workers do together."""
-        return sum(self.mesh) + sum(self.scan) + sum(self.deblend) + self.measure + self.table + self.load
+        return sum(self.mesh) + sum(self.scan) + self.deblend + self.measure + self.table + self.load
 
 
 def work_of(trace: dict[str, Any]) -> Work:
@@ -173,105 +177,88 @@ def work_of(trace: dict[str, Any]) -> Work:
     parent = found[0]
     tasks = sorted((span for number, spans in found.items() if number for span in spans), key=lambda span: span.begin)
     of = {name: [span for span in tasks if span.name == name] for name in TASKS}
-    own = {name: [span for span in parent if span.name == name] for name in (*PARENT, "start-up", "workers", "finish")}
+    own = {name: [span for span in parent if span.name == name] for name in (*PARENT, "workers", "finish")}
     cpu = trace["otherData"]["cpu_seconds"]
-    counted = [span for name in TASKS if name not in ("setup", "warm") for span in of[name]]
-    beside = sum(seconds for name, seconds in cpu.items() if name.startswith("worker")) - sum(span.cpu for span in tasks)
-    beside = max(beside, 0.0) / max(len(counted), 1)
-    named = sum(span.seconds for name in PARENT for span in own[name])
-    answer = max(cpu["parent"] - parent[0].cpu - named, 0.0) / max(len(counted), 1)
-    # What a processor did for the start tells more than the time it took where others ran beside.
-    serial = parent[0].cpu + sum(span.seconds for name in ("workers", "finish") for span in own[name])
-    # What comes between the last row and the end that no span has: processes end, the interpreter, too.
-    rows_done = max((span.end for name in ("write", "wait") for span in parent if span.name == name), default=parent[-1].end)
-    serial += parent[-1].end - rows_done - sum(span.seconds for span in own["finish"])
+    answers = max(sum(len(of[name]) for name in TASKS if name not in ("setup", "warm")), 1)
+    others = sum(seconds for name, seconds in cpu.items() if name.startswith("worker"))
+    # What a worker does between tasks.
+    beside = max(others - sum(span.cpu for span in tasks), 0.0) / answers
     costs = {name: tuple(span.cpu + beside for span in of[name]) for name in TASKS}
-    measure = sum(costs["measure"])
+    named = {name: tuple(span.cpu for span in own[name]) for name in own}
+    # What comes between the last row and the end that no span has: processes end.
+    rows_done = max((span.end for name in ("write", "wait") for span in parent if span.name == name), default=parent[-1].end)
     sizes = [max((span.facts.get("sources", 0) for span in task.inner), default=0) for task in of["measure"]]
-    batch = max(costs["measure"], default=0.0)
+    measure, deblend = sum(costs["measure"]), sum(costs["deblend"])
+    batch, blends = max(costs["measure"], default=0.0), max(costs["deblend"], default=0.0)
     # The first one loads libraries.
-    first, others = costs["table"][:1], costs["table"][1:]
-    loads = max(sum(first) - (statistics.median(others) if others else 0.0), 0.0)
+    first, rest = costs["table"][:1], costs["table"][1:]
+    load = max(sum(first) - (statistics.median(rest) if rest else 0.0), 0.0)
     return Work(
-        serial=serial,
+        serial=parent[0].cpu + sum(span.seconds for span in own["workers"]) + parent[-1].end - rows_done,
         mesh=costs["mesh"],
-        complete=sum(span.seconds for span in own["complete"]),
+        complete=sum(named["complete"]),
         scan=costs["scan"],
-        join=tuple(span.seconds for span in own["join"]),
-        deblend=costs["deblend"],
-        deblend_after=_after(of["deblend"], own["join"]),
-        clean=_spread_over(own["clean"], len(of["deblend"])),
+        join=named["join"],
+        deblend=deblend,
+        deblend_after=_begun(of["deblend"], costs["deblend"], [span.end for span in own["join"]]),
+        blends=blends,
+        least_blends=blends * FEWEST_FOOTPRINTS / FOOTPRINTS_PER_TASK,
+        clean=sum(named["clean"]),
         measure=measure,
-        measure_after=_measurable(of["measure"], costs["measure"], own["clean"], len(of["deblend"])),
+        measure_after=_begun(of["measure"], costs["measure"], [span.end for span in own["clean"]]),
         batch=batch,
         least=min(measure * FEWEST / sum(sizes), batch) if sum(sizes) else batch,
-        table=sum(costs["table"]) - loads,
-        load=loads,
-        write=sum(span.seconds for span in own["write"]),
-        answer=answer,
+        table=sum(costs["table"]) - load,
+        load=load,
+        write=sum(named["write"]),
+        answer=max(cpu["parent"] - parent[0].cpu - sum(sum(named[name]) for name in PARENT), 0.0) / answers,
         has_table=bool(of["table"]),
     )
 
 
-def _after(tasks: Sequence[Span], steps: Sequence[Span]) -> tuple[int, ...]:
-    """How many steps were done when each task began: what it waited for, if it had precedence."""
-    ends = [step.end for step in steps]
-    return tuple(sum(end <= task.begin for end in ends) for task in tasks)
-
-
-def _spread_over(spans: Sequence[Span], n: int) -> tuple[float, ...]:
-    """The seconds of `spans`, one for each of `n` tasks."""
-    if len(spans) == n:
-        return tuple(span.seconds for span in spans)
-    return (sum(span.seconds for span in spans) / n,) * n if n else ()
-
-
-def _measurable(tasks: Sequence[Span], costs: Sequence[float], cleans: Sequence[Span], n: int) -> tuple[float, ...]:
-    """Seconds of measuring that had begun before the next of `n` steps of CLEAN ended."""
-    ends = [span.end for span in cleans]
-    if len(ends) != n:
-        ends = [ends[len(ends) * k // n] for k in range(n)] if ends else [0.0] * n
-    begun = [sum(cost for task, cost in zip(tasks, costs, strict=True) if task.begin < end) for end in ends]
+def _begun(tasks: Sequence[Span], costs: Sequence[float], steps: Sequence[float]) -> tuple[float, ...]:
+    """Work that had begun before each step ended, so that it can't have waited for it, and all."""
+    begun = [sum(cost for task, cost in zip(tasks, costs, strict=True) if task.begin < end) for end in steps]
     return (*begun, sum(costs))
 
 
 def enlarged(work: Work, factor: float) -> Work:
-    """The same on an image `factor` times as wide and as high: more tasks for a row of tiles, and more rows."""
-    wide: Callable[[Sequence[float]], tuple[float, ...]] = lambda costs: _repeated(costs, factor)  # noqa: E731
+    """The same on an image `factor` times as wide and as high: more tiles in a row, and more rows."""
+    area = factor * factor
     across = max(len(work.scan) // max(len(work.join), 1), 1)
     rows = round(len(work.join) * factor)
-    scans = tuple(work.scan[k % len(work.scan)] for k in range(rows * round(across * factor)))
-    # A row of tiles has as many pixels as before if there are more tiles in it.
-    joins = tuple(factor * work.join[k % len(work.join)] for k in range(rows))
-    n = len(work.deblend)
-    deblends, after, cleans = [], [], []
-    for k in range(round(n * factor * factor)):
-        old = int(k / factor)
-        turn, place = divmod(old, n)
-        deblends.append(work.deblend[place])
-        cleans.append(work.clean[place])
-        after.append(min(turn * len(work.join) + work.deblend_after[place], rows))
-    area = factor * factor
-    total = work.measure * area
-    # CLEAN's reach is a number of rows: what waits for it is as much wider.
-    lag = max((work.measure * k / n - work.measure_after[k] for k in range(n)), default=0.0) * factor
-    count = len(deblends)
-    measurable = (*(max(total * k / count - lag, 0.0) for k in range(count)), total)
     return replace(
-        work, mesh=wide(wide(work.mesh)), complete=work.complete * area, scan=scans, join=joins, deblend=tuple(deblends),
-        deblend_after=tuple(after), clean=tuple(cleans), measure=total, measure_after=measurable, table=work.table * area,
+        work,
+        mesh=_repeated(work.mesh, round(len(work.mesh) * area)),
+        complete=work.complete * area,
+        scan=_repeated(work.scan, rows * round(across * factor)),
+        # A row has more pixels than before.
+        join=tuple(factor * cost for cost in _repeated(work.join, rows)),
+        deblend=work.deblend * area,
+        deblend_after=_stretched(work.deblend_after, rows, factor),
+        clean=work.clean * area,
+        measure=work.measure * area,
+        measure_after=_stretched(work.measure_after, round((len(work.measure_after) - 1) * area), factor),
+        table=work.table * area,
         write=work.write * area,
-    )  # fmt: skip
+    )
 
 
-def _repeated(costs: Sequence[float], factor: float) -> tuple[float, ...]:
-    """Each some times, `factor` on average."""
-    return tuple(costs[int(k / factor)] for k in range(int(len(costs) * factor)))
+def _repeated(costs: Sequence[float], n: int) -> tuple[float, ...]:
+    """`n` of them, from the beginning again and again."""
+    return tuple(costs[k % len(costs)] for k in range(n)) if costs else ()
+
+
+def _stretched(after: Sequence[float], steps: int, factor: float) -> tuple[float, ...]:
+    """What can be done after each of more steps; what is late by a number of rows is late by the same, of wider rows."""
+    whole, n = after[-1], len(after) - 1
+    late = max((whole * k / n - after[k] for k in range(n)), default=0.0) * factor
+    return (*(max(whole * factor**2 * k / steps - late, 0.0) for k in range(steps)), whole * factor**2)
 
 
 @dataclass
 class Job:
-    """A task on its way: `then` is what the parent does with the answer, and how long that takes it."""
+    """A task on its way: `then` is what the parent does with the answer, and gives how long that takes it."""
 
     cost: float
     then: Callable[[], float]
@@ -292,14 +279,13 @@ class Replay:
         self.bound: deque[Job] = deque()
         self.answers: deque[Job] = deque()
         self.left = [0.0] * workers
-        self.busy = 0.0
         self.clock = 0.0
         self.outstanding = 0
-        self.joined = self.scans = self.cleaned = self.blends = 0
-        self.submitted = self.measured = self.written = 0.0
+        self.joined = self.scans = self.cut = self.cleaned = 0
+        self.blended = self.passed = self.submitted = self.measured = 0.0
         self.loaded = False
         self.scan_done = [0] * max(len(work.join), 1)
-        self.blend_done: set[int] = set()
+        self.blend_done: dict[int, float] = {}
         self.across = max(-(-len(work.scan) // max(len(work.join), 1)), 1)
 
     # Passing time
@@ -308,11 +294,13 @@ class Replay:
         """The wall time, seconds."""
         w = self.work
         self.clock = w.serial + w.spawn * max(self.workers - 1, 0)
-        todo = deque(w.mesh)
+        # Every worker has some tasks of background cells.
+        n = max(len(w.mesh), MESH_TASKS * self.workers)
+        todo = deque([sum(w.mesh) / n] * n if w.mesh else ())
         self._loop(lambda: self._submit_mesh(todo))
         self.clock += w.complete
         self._loop(self._submit)
-        assert self.measured >= w.measure - 1e-6 and self.cleaned == len(w.clean), "the model stopped before the end"
+        assert abs(self.measured - w.measure) < 1e-6 > abs(self.passed - w.deblend), "the model stopped before the end"
         return self.clock
 
     def _loop(self, submit: Callable[[], bool]) -> None:
@@ -386,10 +374,21 @@ class Replay:
     def _scanned(self) -> bool:
         return self.joined == len(self.work.join)
 
+    @property
+    def _ready(self) -> float:
+        """Measuring that can be done."""
+        w = self.work
+        step = int((len(w.measure_after) - 1) * (self.passed + TINY) / w.deblend) if w.deblend else -1
+        return w.measure_after[step] - self.submitted
+
+    @property
+    def _ending(self) -> bool:
+        """Whether no source will come any more."""
+        return self._scanned and self.passed >= self.work.deblend - TINY
+
     def _submit_scan(self) -> bool:
         w, k = self.work, self.scans
-        behind = w.measure_after[self.cleaned] - self.submitted > 4 * w.batch
-        if k == len(w.scan) or (self.outstanding and behind):
+        if k == len(w.scan) or (self.outstanding and self._ready > 4 * w.batch):
             return False
         self.scans += 1
         return self._give(w.scan[k], lambda: self._scan_answered(k))
@@ -404,24 +403,28 @@ class Replay:
         return cost
 
     def _submit_blend(self) -> bool:
-        w, k = self.work, self.blends
-        if k == len(w.deblend) or not (self._scanned or w.deblend_after[k] <= self.joined):
+        w, k = self.work, self.cut
+        ready = w.deblend_after[self.joined] - self.blended
+        most = w.blends
+        if self._scanned:
+            most = min(max(ready / (LAST_SHARES * self.workers), w.least_blends), most)
+        if ready <= TINY or (ready < most and self.outstanding and not self._scanned):
             return False
-        self.blends += 1
-        return self._give(w.deblend[k], lambda: self._blend_answered(k))
+        some = min(ready, most)
+        self.blended += some
+        self.cut += 1
+        return self._give(some, lambda: self._blend_answered(k, some))
 
-    def _blend_answered(self, k: int) -> float:
-        self.blend_done.add(k)
-        cost = 0.0
+    def _blend_answered(self, k: int, some: float) -> float:
+        self.blend_done[k] = some
+        before = self.passed
         while self.cleaned in self.blend_done:
-            cost += self.work.clean[self.cleaned]
+            self.passed += self.blend_done.pop(self.cleaned)
             self.cleaned += 1
-        return cost
+        return self.work.clean * (self.passed - before) / self.work.deblend
 
     def _submit_measure(self) -> bool:
-        w = self.work
-        ready = w.measure_after[self.cleaned] - self.submitted
-        ending = self._scanned and self.cleaned == len(w.clean)
+        w, ready, ending = self.work, self._ready, self._ending
         share = (w.measure - self.submitted) / (LAST_SHARES * self.workers)
         most = min(max(share, w.least), w.batch) if ending else w.batch
         if ready <= TINY or (ready < most and not ending and self.outstanding):
@@ -453,12 +456,15 @@ def predicted(work: Work, workers: int, cores: int | None = None) -> float:
 # What would be saved if a part took no time.
 PARTS: dict[str, Callable[[Work], Work]] = {
     "start-up and end": lambda w: replace(w, serial=0.0, spawn=0.0),
-    "parent's work on answers": lambda w: replace(
-        w, answer=0.0, complete=0.0, write=0.0, join=(0.0,) * len(w.join), clean=(0.0,) * len(w.clean)
-    ),
-    "sky positions in one worker": lambda w: replace(w, table=0.0, load=0.0),
-    "CLEAN's reach": lambda w: replace(w, measure_after=tuple(w.measure * k / len(w.clean) for k in range(len(w.clean) + 1))),
+    "parent's work on answers": lambda w: replace(w, answer=0.0, complete=0.0, write=0.0, clean=0.0, join=(0.0,) * len(w.join)),
+    "sky positions in one worker": lambda w: replace(w, table=0.0, load=0.0, has_table=False),
+    "CLEAN's reach": lambda w: replace(w, measure_after=_even(w.measure, len(w.measure_after))),
 }
+
+
+def _even(whole: float, n: int) -> tuple[float, ...]:
+    """From nothing to the whole in `n` values."""
+    return tuple(whole * k / max(n - 1, 1) for k in range(n))
 
 
 def bounds(work: Work, workers: int) -> dict[str, Any]:

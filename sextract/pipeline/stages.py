@@ -171,7 +171,7 @@ class Stages:
 
     def __call__(self, kind: int, payload: bytes) -> bytes:
         try:
-            with self.track.task(Kind(kind).name.lower()):
+            with self.track(Kind(kind).name.lower()):
                 return self.handlers[kind](payload)
         finally:
             self.settle()

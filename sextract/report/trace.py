@@ -47,10 +47,6 @@ class Track:
         """A span as long as its block; `facts` are shown with it, and may be added to by whoever holds it."""
         return _NOTHING if self._append is None else _Span(self, name, facts)
 
-    def task(self, name: str) -> AbstractContextManager[None]:
-        """A span that notes how long it had a processor (`cpu_us`), too."""
-        return _NOTHING if self._append is None else _Task(self, name, {})
-
     def add(self, name: str, begin_ns: int, end_ns: int, **facts: int) -> None:
         """A span between two times of CLOCK_MONOTONIC."""
         if self._append is None:
@@ -68,32 +64,20 @@ class Track:
 
 
 class _Span:
-    """A span that is going on."""
+    """A span that is going on; with it is shown how long its process had a processor (`cpu_us`)."""
 
-    __slots__ = ("begin", "facts", "name", "track")
+    __slots__ = ("begin", "cpu", "facts", "name", "track")
 
     def __init__(self, track: Track, name: str, facts: dict[str, int]) -> None:
         self.track, self.name, self.facts = track, name, facts
 
     def __enter__(self) -> None:
+        self.cpu = time.process_time_ns()
         self.begin = time.monotonic_ns()
 
     def __exit__(self, *exc_info: object) -> None:
-        self.track.add(self.name, self.begin, time.monotonic_ns(), **self.facts)
-
-
-class _Task(_Span):
-    """A span with the CPU time of its process."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        self.facts["cpu_us"] = -time.process_time_ns()
-        super().__enter__()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.facts["cpu_us"] = (self.facts["cpu_us"] + time.process_time_ns()) // 1000
-        super().__exit__(*exc_info)
+        end = time.monotonic_ns()
+        self.track.add(self.name, self.begin, end, **self.facts, cpu_us=(time.process_time_ns() - self.cpu) // 1000)
 
 
 class Trace:

@@ -72,6 +72,10 @@ def test_a_run_tells_what_each_process_did(image: Path, cli: CommandLine, tmp_pa
     assert {"read", "subtract", "runs", "cells", "stamps", "windowed", "growth", "sky"} <= {span["name"] for span in work}
     rows = int(done.err.split(" sources (")[0].split()[-1])
     assert sum(span["args"]["sources"] for span in work if span["name"] == "windowed") == rows > 0
+    # A process has a processor no longer than it runs; the clocks differ by little.
+    spans = [span for track in found.values() for span in track]
+    assert all(0 <= span["args"]["cpu_us"] <= span["dur"] + 2000 for span in spans if span["name"] != "start-up")
+    assert found[0][0]["args"]["cpu_us"] > 0
     names = {event["args"]["name"].split(",")[0] for event in trace["traceEvents"] if event["ph"] == "M"}
     assert names == {"sextract", "parent", *(f"worker {n + 1}" for n in range(workers))}
     cpu = trace["otherData"]["cpu_seconds"]

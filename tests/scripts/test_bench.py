@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -69,10 +70,11 @@ def test_runs_record_and_page(tmp_path: Path) -> None:
     assert str(tmp_path) not in record.read_text()
     found = {r["program"]: r["rows"] for r in first.values() if r["field"] == "plain:512" and r["section"] == "compare"}
     assert max(found.values()) - min(found.values()) <= 1 and min(found.values()) > 90
-    assert all(1 << 22 < r["held"] < 256 << 20 for r in first.values() if r["section"] == "held")
+    assert all(1 << 20 < r["held"] < 256 << 20 for r in first.values() if r["section"] == "held")
     profile = next(r for r in first.values() if r["section"] == "profile" and r["field"] == "plain:512")
     assert {"start-up", "read", "background cells", "windowed", "seams", "write"} <= set(profile["breakdown"]["stages"])
-    assert len(profile["breakdown"]["idle"]) == 2 and 0 < profile["breakdown"]["parent_share"] < 2
+    # So little work that the parent's share of it is anything.
+    assert len(profile["breakdown"]["idle"]) == 2 and profile["breakdown"]["cpu"]["parent"] > 0
     assert profile["work"]["measure"] > 0 and set(profile["plans"]) == {"16", "64"}
 
     # What is there is kept; only what is missing is run.
@@ -121,7 +123,7 @@ def test_a_giant_is_one_object_with_many_peaks(tmp_path: Path) -> None:
     with fits.open(bench.Fields(tmp_path, 96, {}).path("giant:120")) as hdus:
         pixels = np.array(hdus[0].data)
     assert pixels.shape == (120, 120) and pixels.min() > 1.5
-    assert (pixels > 14).sum() > 120 * 120 / bench.PEAK_AREA
+    assert (pixels > 9).sum() > 120 * 120 / bench.PEAK_AREA
 
 
 def test_what_the_comparison_says() -> None:
@@ -170,6 +172,13 @@ def test_the_model_beside_the_measurement() -> None:
     assert text.index(own) < text.index(other)
     assert "| 16 workers | 12 of 16 |" in text
     assert "7.0 %" in made.blocks()["stages"]
+    # Two lines and what they would be, and a dot for each measurement, all within the figure.
+    drawn = ElementTree.fromstring(page.drawing(made))
+    lines = [part.attrib["points"].split() for part in drawn.iter() if part.tag.endswith("polyline")]
+    dots = [part.attrib for part in drawn.iter() if part.tag.endswith("circle")]
+    assert len(lines) == 4 and len(dots) == 2
+    places = [tuple(map(float, point.split(","))) for line in lines for point in line]
+    assert all(60 <= x <= 540 and 30 <= y <= 250 for x, y in places)
 
 
 def test_the_page_has_a_place_for_everything() -> None:

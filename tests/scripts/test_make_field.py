@@ -94,3 +94,40 @@ def test_the_command_line_writes_image_and_truth(tmp_path: Path, suffix: str) ->
         assert len(truth.read_text().splitlines()) == 10
     else:
         assert len(fits.getdata(truth)) == 9
+
+
+def test_faint_stars_drawn_together_are_those_drawn_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = script("make_field")
+    # Stars of all sizes, most of them faint, and some galaxies between; many lie over the edges.
+    recipes = [
+        make.Recipe(150, 90, 900, seed=8, faintest=0.8, slope=0.75, star_fraction=1.0, fwhm_px=3.5, moffat_beta=1.8),
+        make.Recipe(90, 150, 400, seed=9, faintest=2.0, star_fraction=0.97, blend_fraction=0.3),
+    ]
+    for recipe in recipes:
+        drawn = []
+        for fewest in (make.FEWEST_STARS, 10**9):
+            monkeypatch.setattr(make, "FEWEST_STARS", fewest)
+            make.make_field(tmp_path / "f.fits", recipe)
+            drawn.append((tmp_path / "f.fits").read_bytes())
+        monkeypatch.undo()
+        assert drawn[0] == drawn[1]
+        table = make.draw_sources(recipe)
+        assert (table["RADIUS"] <= make.FAINT_RADIUS_PX).mean() > 0.5 and table["RADIUS"].max() > make.FAINT_RADIUS_PX
+        for source in table[::7]:
+            assert (source["PEAK"], source["RADIUS"]) == make.extent(source, recipe)
+
+
+def test_counts_and_wings_are_as_asked(tmp_path: Path) -> None:
+    make = script("make_field")
+    options = ["--size", "200", "--sources", "4000", "--stars-only", "--slope", "0.75", "--faintest", "1.5", "--blends", "0"]
+    truth = tmp_path / "t.fits"
+    assert make.main([str(tmp_path / "f.fits"), *options, "--moffat-beta", "1.8", "--truth", str(truth)]) == 0
+    table = np.array(fits.getdata(truth))
+    assert not table["BLEND"].any() and (table["KIND"] == 0).all()
+    flux = np.sort(table["FLUX"])
+    # N(>F) falls to a half where F has grown by 2 ** (1 / 0.75).
+    assert flux[2000] / flux[0] == pytest.approx(2 ** (1 / 0.75), rel=0.1)
+    # Wide wings take more of a star's flux away from its peak.
+    assert make.main([str(tmp_path / "g.fits"), *options, "--truth", str(tmp_path / "u.fits")]) == 0
+    other = np.array(fits.getdata(tmp_path / "u.fits"))
+    assert np.median(table["PEAK"] / table["FLUX"]) < 0.8 * np.median(other["PEAK"] / other["FLUX"])

@@ -45,8 +45,8 @@ def work(**changes: Any) -> Any:
     """Tasks of a second each, without any work of the parent's."""
     even = tuple(N * k / N for k in range(N + 1))
     plain = model.Work(
-        serial=0.0, mesh=(1.0,) * N, complete=0.0, scan=(1.0,) * N, join=(0.0,) * N, deblend=(1.0,) * N,
-        deblend_after=tuple(range(1, N + 1)), clean=(0.0,) * N, measure=float(N), measure_after=even, batch=1.0, least=1.0,
+        serial=0.0, mesh=(1.0,) * N, complete=0.0, scan=(1.0,) * N, join=(0.0,) * N, deblend=float(N),
+        deblend_after=even, blends=1.0, least_blends=1.0, clean=0.0, measure=float(N), measure_after=even, batch=1.0, least=1.0,
         table=0.0, load=0.0, write=0.0, answer=0.0, has_table="table" in changes,
     )  # fmt: skip
     return replace(plain, **changes)
@@ -57,10 +57,10 @@ def test_where_the_time_went() -> None:
     stages = found["stages"]
     assert "wait" not in stages
     assert stages["background cells"] == pytest.approx(N * 0.09)
-    assert stages["mesh tasks, beside"] == pytest.approx(N * (0.2 - 0.09))
+    assert stages["mesh tasks, beside"] == pytest.approx(N * (0.1 - 0.09))
     assert stages["seams"] == pytest.approx(N * 0.001) and stages["write"] == pytest.approx(N * 0.002)
     assert stages["kron"] == pytest.approx(N * 0.39)
-    assert stages["deblend"] == pytest.approx(N * 0.6)
+    assert stages["deblend"] == pytest.approx(N * 0.3)
     assert found["parent_share"] == pytest.approx((N * 0.009) / (0.1 + N * 1.05 + 0.45))
     assert found["idle"] == [pytest.approx(0.3, abs=1e-6)]
 
@@ -70,7 +70,10 @@ def test_the_work_of_a_trace() -> None:
     assert found.mesh == pytest.approx((0.1,) * N) and found.scan == pytest.approx((0.2,) * N)
     assert found.measure == pytest.approx(N * 0.4) and found.batch == pytest.approx(0.4)
     assert found.least == pytest.approx(0.4 * 96 / 100)
-    assert found.deblend_after == (N,) * N and found.measure_after[0] == 0.0
+    # All tiles had been joined before footprints were looked at, and all CLEAN done before sources were measured.
+    assert found.deblend_after[0] == 0.0 and found.deblend_after[-1] == pytest.approx(N * 0.3)
+    assert found.measure_after[-2] == pytest.approx(0.0) and found.measure_after[-1] == pytest.approx(N * 0.4)
+    assert found.blends == pytest.approx(0.3)
     assert found.load == pytest.approx(0.45) and found.table == pytest.approx(N * 0.05)
     # The bookkeeping that no span of the parent has, for each of 60 answers.
     assert found.answer == pytest.approx(0.001)
@@ -91,16 +94,16 @@ def test_work_is_shared_by_workers() -> None:
 
 
 def test_no_more_workers_than_tasks_are_of_use() -> None:
-    # Cells, tiles, footprints and sources one step after the other; measuring is shared out to the least.
-    few = work(mesh=(4.0,), measure_after=(*(0.0,) * N, float(N)), deblend_after=(N,) * N, least=0.5)
-    assert model.predicted(few, 64) == pytest.approx(4 + 1 + 1 + 0.5)
+    # Tiles, footprints and sources one step after the other; measuring is shared out to the least, cells to all.
+    few = work(mesh=(64.0,), measure_after=(*(0.0,) * N, float(N)), deblend_after=(*(0.0,) * N, float(N)), least=0.5)
+    assert model.predicted(few, 64) == pytest.approx(1 + 1 + 1 + 0.5)
 
 
 @pytest.mark.parametrize(
     ("part", "changes", "wall"),
     [
         ("start-up and end", {"serial": 100.0}, 100.0),
-        ("parent's work on answers", {"answer": 2.0}, 2.0 * 4 * N),
+        ("parent's work on answers", {"answer": 2.0, "mesh": ()}, 2.0 * 3 * N),
         ("sky positions in one worker", {"table": 60.0}, 60.0),
     ],
 )
@@ -131,5 +134,5 @@ def test_a_larger_image_has_so_many_times_the_work(factor: float) -> None:
     large = model.enlarged(work(complete=0.1, write=0.3, table=0.4), factor)
     assert large.spread == pytest.approx(factor**2 * (4 * N + 0.4), rel=0.1)
     assert large.write == pytest.approx(0.3 * factor**2)
-    assert max(large.deblend_after) <= len(large.join) and len(large.measure_after) == len(large.clean) + 1
+    assert len(large.deblend_after) == len(large.join) + 1 and large.deblend_after[-1] == pytest.approx(large.deblend)
     assert model.predicted(large, 4) == pytest.approx(factor**2 * N, rel=0.25)
