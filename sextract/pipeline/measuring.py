@@ -66,7 +66,7 @@ class Some:
 class Aside:
     """Sources of a batch that wait: SOURCEs, their places (int64) and fragments in a block of their own.
 
-    They are measured from `next` on, some at a time or each `alone`, when rows up to `row` are final; `left` aren't answered yet.
+    They are measured from `next` on, some at a time or each `alone`, when rows up to `row` are final; `left` have no answer.
     """
 
     batch: Measured
