@@ -227,6 +227,11 @@ class Slab:
         """Whether ``alloc(nbytes)`` would find a place."""
         return self._find(nbytes, low) is not None
 
+    def could_replace(self, ref: BlockRef, nbytes: int) -> bool:
+        """Whether a block with pages of its own could lie where a lent one does, wherever that is."""
+        taken, size = self._entry(ref)[0], _footprint(nbytes)
+        return size <= taken and ref.offset % _PAGE == 0 and self.used - taken + size <= self.ceiling
+
     def would_fit(self, nbytes: int, without: Iterable[BlockRef], low: bool = False) -> bool:
         """Whether ``alloc(nbytes)`` would find a place if those blocks were free."""
         if self.fits(nbytes, low):

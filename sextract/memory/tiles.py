@@ -168,6 +168,10 @@ class TileManager:
         if self._slab.fits(nbytes, low):
             return True
         idle = [key for key, tile in self._tiles.items() if tile.idle]
+        if low and idle and self._slab.could_replace(self._tiles[idle[0]].ref, nbytes):
+            # Most often: a tile for a tile.
+            self._forget(idle[0])
+            return True
         # Those wholly where the block mustn't lie leave it no place, only bytes, if they lack under a lowered ceiling:
         # they go last.
         floor = 0 if low else self._slab.low

@@ -243,7 +243,7 @@ class Extraction:
 
     def _submit_scan(self) -> bool:
         g = self.grid
-        if self.next_tile == g.across * g.down or (self.desk.busy and (self.measuring.behind or self._crowded())):
+        if self.next_tile == g.across * g.down or (self.desk.busy and (self.measuring.behind or self.parts or self._crowded())):
             return False
         ty, tx = divmod(self.next_tile, g.across)
         rows, columns = g.tile(ty, tx).shape
@@ -263,11 +263,17 @@ class Extraction:
         return True
 
     def _forget_passed(self) -> None:
-        """Give up a tile that is hardly looked at any more: pages that were touched before cost less than fresh ones."""
+        """Give up a tile that is hardly looked at any more: pages that were touched before cost less than fresh ones.
+
+        Where not all tiles can be held, runs of passed tiles would take the place of those that are needed.
+        """
+        scarce = self.slab.capacity < 4 * self.grid.width * self.grid.height
         while self.passed_tiles < self.next_tile:
             ty, tx = divmod(self.passed_tiles, self.grid.across)
-            if self.grid.tile(ty, tx).y1 > self.measuring.first_row - BEHIND_ROWS:
+            if self.grid.tile(ty, tx).y1 > self.measuring.first_row - min(BEHIND_ROWS, 2 * self.measuring.far_rows):
                 return
+            if scarce:
+                self.desk.store.retire(self.passed_tiles)
             self.passed_tiles += 1
             if self.tiles.forget((self.desk.extension, ty, tx)):
                 return
@@ -364,7 +370,8 @@ class Extraction:
             footprints = self.desk.view(ref, FOOTPRINT, n)
             fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
             # Only what lies behind the slab has pages to let go of.
-            jumps = JUMPS_AT_ONCE if self.slab.overflow is not None and self.slab.overflow.used else pieces + 1
+            behind = self.slab.overflow is not None and any(piece in self.slab.overflow for piece in (ref, *self.pieces))
+            jumps = JUMPS_AT_ONCE if behind else pieces + 1
             while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE, jumps)) < pieces:
                 self.desk.drop()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
@@ -382,12 +389,17 @@ class Extraction:
     def _submit_blend(self) -> bool:
         if not self.parts and self.components.waiting[0] and not self.desk.busy:
             self._drain(True)
+        if self.desk.gathers("deblend"):
+            return False
         # Giants are taken one at a time, and nobody else waits for them.
         giants_wait = self.giant is not None
         place = next((k for k, (_, part) in enumerate(self.parts) if not (giants_wait and part.scratch_bytes)), -1)
         if place < 0:
             return False
         b, part = self.parts[place]
+        # What is taller than its neighbours reads for itself what lies above them.
+        if not self.desk.have_tiles("deblend", max(b.rows[0], b.first_row - self.measuring.far_rows), b.rows[1]):
+            return False
         # Twice a fragment is what blends of usual fields come to; of a giant it would be much.
         usual = min(2 * b.nfrag + b.npix // 6, b.nfrag + FRAGMENTS_AT_ONCE) + 64
         pieces = max(usual, part.pieces) // 2 * 2 + 2

@@ -218,6 +218,9 @@ def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: i
     columns = info.width
     rows = max(most // (4 * columns), 1)
     if rows < 16:
+        # Twice as large before they are cut.
+        rows = min(max(2 * most // (4 * columns), 1), 16)
+    if rows < 16:
         # Rows of 64 KiB and more are still read at full speed.
         columns = min(columns, max(most // (4 * 16), 16384))
         rows = max(most // (4 * columns), 1)

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sextract.memory.slab import SlabFull
-from sextract.memory.tiles import TileKey
 from sextract.pipeline.sources import SourceTable
 from sextract.pipeline.stages import EATEN, Kind, imports_astropy, pack
 from sextract.pipeline.tasks import Desk, Reply
@@ -27,7 +25,7 @@ from sextract.records import FRAGMENT, SOURCE, BlockRef
 LOOKED_AT = 2048
 
 # A source that looks this many rows away is set aside, or fewer where tiles are few: a part of the rows that can be held.
-FAR_ROWS, NEAR_ROWS, FAR_PART = 256, 32, 8
+FAR_ROWS, NEAR_ROWS, FAR_PART = 256, 24, 16
 
 # Pixels of the windows of sources that waited and are measured together, unless one has more.
 ASIDE_PIXELS = 4_000_000
@@ -116,6 +114,8 @@ class Measuring:
         Absolute place in the table up to which nothing of it is needed any more.
     first_row : int
         First row that the latest batch looks at.
+    far_rows : int
+        A source that looks farther is set aside.
     """
 
     def __init__(self, desk: Desk, table: SourceTable, final_row: Callable[[], int], ending: Callable[[], bool]) -> None:
@@ -127,10 +127,7 @@ class Measuring:
         self._attached: deque[Measured] = deque()
         self._complete: deque[Measured] = deque()
         self._aside: deque[Aside] = deque()
-        held = (desk.slab.capacity - desk.layout.need_bytes + desk.layout.low_bytes) // (4 * self.grid.width)
-        self._far_rows = min(max(held // FAR_PART, NEAR_ROWS), FAR_ROWS)
-        self._loading: set[TileKey] = set()
-        self._loaded_for = -1
+        self.far_rows = min(max(desk.held_rows // FAR_PART, NEAR_ROWS), FAR_ROWS)
         self._row = 0
         self.written = self.first_row = 0
 
@@ -149,6 +146,8 @@ class Measuring:
         final = self._final_row()
         if self._submit_aside(final):
             return True
+        if self.desk.gathers("measure"):
+            return False
         t = self.table
         if t.count - t.batched < self.run.sources_per_task and self.desk.busy and not self._ending():
             # Too few for a batch, whatever becomes of them.
@@ -158,7 +157,7 @@ class Measuring:
         if not len(alive):
             self._write()
             return False
-        far = rows["spare"][alive] - rows["y"][alive] > self._far_rows
+        far = rows["spare"][alive] - rows["y"][alive] > self.far_rows
         late = np.flatnonzero((np.minimum(rows["spare"][alive], self.grid.height) > final) & ~far)
         ready = int(late[0]) if len(late) else len(alive)
         most = self._most()
@@ -169,7 +168,7 @@ class Measuring:
         alive, far, place = alive[:n], far[:n], np.arange(n)
         near = Some(rows, alive[~far], place[~far])
         first, last = t.base + t.batched, t.base + t.batched + int(alive[-1]) + 1
-        if len(near) and not self._have_tiles(first, near):
+        if len(near) and not self.desk.have_tiles("measure", *self._rows_of(near)):
             return False
         m = Measured(first, last, BlockRef(0, 0), n, int(rows["row"][alive[-1]]))
         try:
@@ -246,27 +245,6 @@ class Measuring:
             self.desk.store.copy(*one)
         m.open += n
         self._aside.append(aside)
-
-    def _have_tiles(self, first: int, some: Some) -> bool:
-        """Whether a batch may go: tiles it looks at that were given up are loaded again first, once, if there is room."""
-        if self._loading:
-            return False
-        if self._loaded_for == first:
-            return True
-        self._loaded_for = first
-        y0, y1 = self._rows_of(some)
-        g = self.grid
-        for ty in range(y0 // g.rows, (y1 - 1) // g.rows + 1):
-            for tx in range(g.across):
-                key = (self.desk.extension, ty, tx)
-                if key not in self.desk.tiles and (block := self.desk.reserve_tile(key)) is not None:
-                    self._loading.add(key)
-                    self.desk.load_tile(key, block, BlockRef(0, 0), partial(self._reloaded, key))
-        return not self._loading
-
-    def _reloaded(self, key: TileKey, reply: Reply) -> None:
-        self.desk.tiles.seal(key)
-        self._loading.discard(key)
 
     def _measure(self, m: Measured, some: Some, final: int, neaten: int) -> bool:
         """Submit sources of a batch, and, if it is to be painted, what the batch has eaten; False if there is no room."""

@@ -163,7 +163,10 @@ class RunStore:
 
     def _move_one(self) -> bool:
         """Move the least recently used block that nobody reads behind the slab."""
-        number = int(self._turn.argmin())
+        return self.retire(int(self._turn.argmin()))
+
+    def retire(self, number: int) -> bool:
+        """Move a block behind the slab, if it is there, nobody reads it and there is a place; whether it was moved."""
         if self._turn[number] == _NEVER:
             return False
         ref = BlockRef(int(self._offset[number]), int(self._nbytes[number]))

@@ -6,6 +6,8 @@ What the work is, is not decided here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,16 @@ from sextract.records import BlockRef
 SPARE_BYTES = 1 << 20
 
 Reply = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Gathering:
+    """Tiles that somebody is about to look at: those held already, and those that are being loaded."""
+
+    owner: str
+    rows: tuple[int, int]
+    leases: list[Lease]
+    missing: set[TileKey]
 
 
 class Desk:
@@ -49,6 +61,10 @@ class Desk:
         self.store = RunStore(self.slab, self.tiles, self.settings.resources.scratch_dir, numbers)
         self._callbacks: dict[int, tuple[Callable[[Reply], None], Callable[[str], None]]] = {}
         self._kept: list[BlockRef] = []
+        self._loading: set[TileKey] = set()
+        self._gathering: Gathering | None = None
+        # Of the image, in tiles that can be held at the same time.
+        self.held_rows = (self.slab.capacity - layout.need_bytes + layout.low_bytes) // (4 * self.grid.width)
 
     def alloc(self, nbytes: int, owner: str) -> BlockRef:
         """A block for an answer, which can't wait: behind the slab if there is no room in it."""
@@ -125,9 +141,7 @@ class Desk:
 
     def pin(self, y0: int, y1: int) -> Lease:
         """Hold the tiles of these rows that are there."""
-        g = self.grid
-        first, last = max(y0, 0) // g.rows, min(max(y1, 1), g.height) - 1
-        keys = [(self.extension, ty, tx) for ty in range(first, last // g.rows + 1) for tx in range(g.across)]
+        keys = self._keys(y0, y1)
         # Each with its runs, which take as much at most.
         most = max(self.run.lent_bytes // (2 * self.layout.tile_bytes), 1)
         if len(keys) > most:
@@ -151,6 +165,62 @@ class Desk:
             self.tiles.discard(key)
             return None
         return ref
+
+    def gathers(self, owner: str) -> bool:
+        """Whether tiles for `owner` are still on their way."""
+        found = self._gathering
+        return found is not None and found.owner == owner and not self._loading.isdisjoint(found.missing)
+
+    def have_tiles(self, owner: str, y0: int, y1: int) -> bool:
+        """Whether a task may go that looks at these rows: tiles that were given up are loaded again first, if there is room.
+
+        One `owner` at a time gathers tiles, and holds what it has of them meanwhile: those who took them from each other would
+        load them again and again.
+        """
+        if y1 - y0 > self.held_rows // 2:
+            return True
+        mine = self._gathering if self._gathering is not None and self._gathering.owner == owner else None
+        if mine is not None and mine.rows != (y0, y1):
+            self._let_go()
+            mine = None
+        keys = self._keys(y0, y1)
+        missing = [key for key in keys if key not in self.tiles]
+        if missing and self._gathering is None:
+            mine = self._gathering = Gathering(owner, (y0, y1), [self.tiles.pin(keys)], set(missing))
+        if missing and mine is None:
+            return False
+        for key in missing:
+            if key not in self._loading:
+                block = self.reserve_tile(key)
+                if block is None and self.busy:
+                    # Those that run give theirs back.
+                    return False
+                if block is None:
+                    missing = []
+                    break
+                self._loading.add(key)
+                self.load_tile(key, block, BlockRef(0, 0), partial(self._loaded, key))
+        if not missing and mine is not None:
+            self._let_go()
+        return not missing
+
+    def _keys(self, y0: int, y1: int) -> list[TileKey]:
+        """Tiles of some rows."""
+        g = self.grid
+        first, last = max(y0, 0) // g.rows, (min(max(y1, 1), g.height) - 1) // g.rows
+        return [(self.extension, ty, tx) for ty in range(first, last + 1) for tx in range(g.across)]
+
+    def _loaded(self, key: TileKey, reply: Reply) -> None:
+        self.tiles.seal(key)
+        self._loading.discard(key)
+        if self._gathering is not None and key in self._gathering.missing:
+            self._gathering.leases.append(self.tiles.pin([key]))
+
+    def _let_go(self) -> None:
+        assert self._gathering is not None
+        for lease in self._gathering.leases:
+            self.tiles.release(lease)
+        self._gathering = None
 
     def load_tile(self, key: TileKey, block: BlockRef, runs: BlockRef, then: Callable[[Reply], None], *state: int) -> None:
         """Have a tile loaded and, if `runs` isn't empty, scanned from where `state` (rows done, bad pixels) says."""
