@@ -25,7 +25,7 @@ from sextract.pipeline.stages import READ_BYTES, Plan, held_bytes, imports_astro
 from sextract.reading.source import ImageInfo
 
 # A tile: some milliseconds of work.
-TILE_BYTES = 8 * MIB
+TILE_BYTES = 4 * MIB
 LEAST_TILES, LEAST_TILE_BYTES = 4, MIB
 # Stamps of a batch, or a footprint's pixels with its tree: more is lent when one is larger.
 SCRATCH_TARGET = 8 * MIB
@@ -219,7 +219,7 @@ def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: i
     rows = max(most // (4 * columns), 1)
     if rows < 16:
         # Twice as large before they are cut.
-        rows = min(max(2 * most // (4 * columns), 1), 16)
+        rows = max(2 * most // (4 * columns), 1)
     if rows < 16:
         # Rows of 64 KiB and more are still read at full speed.
         columns = min(columns, max(most // (4 * 16), 16384))

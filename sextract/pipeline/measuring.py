@@ -25,7 +25,7 @@ from sextract.records import FRAGMENT, SOURCE, BlockRef
 LOOKED_AT = 2048
 
 # A source that looks this many rows away is set aside, or fewer where tiles are few: a part of the rows that can be held.
-FAR_ROWS, NEAR_ROWS, FAR_PART = 256, 24, 16
+FAR_ROWS, NEAR_ROWS, FAR_PART = 256, 24, 10
 
 # Pixels of the windows of sources that waited and are measured together, unless one has more.
 ASIDE_PIXELS = 4_000_000
