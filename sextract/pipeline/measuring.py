@@ -129,6 +129,7 @@ class Measuring:
         self._aside: deque[Aside] = deque()
         self.far_rows = min(max(desk.held_rows // FAR_PART, NEAR_ROWS), FAR_ROWS)
         self._row = 0
+        self._too_few_at = -1
         self.written = self.first_row = 0
 
     @property
@@ -149,8 +150,9 @@ class Measuring:
         if self.desk.gathers("measure"):
             return False
         t = self.table
-        if t.count - t.batched < self.run.sources_per_task and self.desk.busy and not self._ending():
-            # Too few for a batch, whatever becomes of them.
+        few = t.count - t.batched < self.run.sources_per_task
+        if (few or final == self._too_few_at) and self.desk.busy and not self._ending():
+            # Too few for a batch, whatever becomes of them, or no more than when it was last looked.
             return False
         t.settle(final)
         rows, alive = self._next_rows()
@@ -163,7 +165,9 @@ class Measuring:
         most = self._most()
         few = ready < most and len(rows) < LOOKED_AT
         if ready == 0 or (few and not self._ending() and self.desk.busy):
+            self._too_few_at = final
             return False
+        self._too_few_at = -1
         n = min(ready, most)
         alive, far, place = alive[:n], far[:n], np.arange(n)
         near = Some(rows, alive[~far], place[~far])
