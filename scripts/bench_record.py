@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -113,11 +114,13 @@ def run(
         watch = None if exact_share is None else stack.enter_context(Watch(mark, exact_share))
         start = time.perf_counter()
         process = subprocess.Popen(argv, cwd=folder, env=clean, stdin=subprocess.DEVNULL, stdout=err, stderr=err)
+        # Waiting with a timeout looks twenty times a second only.
+        handle = os.pidfd_open(process.pid)
         try:
-            code: int | str = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = f"stopped after {timeout:.0f} s"
+            ended = select.select([handle], [], [], timeout)[0]
+            code: int | str = process.wait() if ended else f"stopped after {timeout:.0f} s"
         finally:
+            os.close(handle)
             wall = time.perf_counter() - start
             stop(process, mark)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

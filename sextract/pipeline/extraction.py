@@ -243,7 +243,8 @@ class Extraction:
 
     def _submit_scan(self) -> bool:
         g = self.grid
-        if self.next_tile == g.across * g.down or (self.desk.busy and (self.measuring.behind or self.parts or self._crowded())):
+        behind = self.measuring.behind or self.desk.gatherer == "deblend" or self._crowded()
+        if self.next_tile == g.across * g.down or (self.desk.busy and behind):
             return False
         ty, tx = divmod(self.next_tile, g.across)
         rows, columns = g.tile(ty, tx).shape
