@@ -80,6 +80,7 @@ class _Worker:
     jobs: deque[_Job] = field(default_factory=deque)
     watched: int = 0
     ready: bool = False
+    since: float = 0.0  # when it began its first task
 
 
 class ProcessBackend:
@@ -115,6 +116,7 @@ class ProcessBackend:
         self._bound: list[deque[_Job]] = [deque() for _ in range(workers)]
         self._broadcasts: dict[int, bytes] = {}
         self._done: list[Result] = []
+        self._seconds: dict[int, float] = {}
         self._outstanding = 0
         self._next = 0
         self._lost = 0
@@ -239,16 +241,24 @@ class ProcessBackend:
         return self._queue if affinity is None else self._bound[affinity % self.workers]
 
     def _dispatch(self) -> None:
-        """Give every worker a first task before any gets a second."""
+        """Give every worker a first task before any gets a second, which goes to who will be ready soonest."""
+        if not self._queue and not any(self._bound):
+            return
+        now = time.monotonic()
         for depth in range(TASKS_PER_WORKER):
-            for worker, bound in zip(self._slots, self._bound, strict=True):
-                if worker is None or len(worker.jobs) > depth:
-                    continue
-                queue = bound or self._queue
+            workers = [worker for worker in self._slots if worker is not None and len(worker.jobs) <= depth]
+            for worker in sorted(workers, key=lambda worker: self._ready(worker, now)):
+                queue = self._bound[worker.slot] or self._queue
                 if queue:
                     job = queue.popleft()
+                    if not worker.jobs:
+                        worker.since = now
                     worker.jobs.append(job)
                     self._send(worker, Frame(TASK, job.task.kind, job.ticket, job.task.payload))
+
+    def _ready(self, worker: _Worker, now: float) -> float:
+        """Seconds until a worker is ready, if its tasks take what those of their kind took lately."""
+        return sum(self._seconds.get(job.task.kind, 0.0) for job in worker.jobs) - (now - worker.since)
 
     def _finish(self, job: _Job, result: Result) -> None:
         self._done.append(result)
@@ -263,7 +273,10 @@ class ProcessBackend:
             raise unpack_error(frame.payload)
         if not worker.jobs or worker.jobs[0].ticket != frame.ticket:
             raise ProtocolError(f"an answer to task {frame.ticket}, which wasn't asked")
-        job = worker.jobs.popleft()
+        job, now = worker.jobs.popleft(), time.monotonic()
+        took = now - worker.since
+        self._seconds[job.task.kind] = 0.8 * self._seconds.get(job.task.kind, took) + 0.2 * took
+        worker.since = now
         self._lost = 0
         if frame.type == ERROR:
             self._finish(job, Result(job.ticket, error=unpack_error(frame.payload)))

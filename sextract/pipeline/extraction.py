@@ -243,7 +243,9 @@ class Extraction:
 
     def _submit_scan(self) -> bool:
         g = self.grid
-        behind = self.measuring.behind or self.desk.gatherer == "deblend" or self._crowded()
+        # What waits for its tiles would lose more of them; giants wait for each other.
+        waiting = any(not part.scratch_bytes for _, part in self.parts)
+        behind = self.measuring.behind or waiting or self._crowded()
         if self.next_tile == g.across * g.down or (self.desk.busy and behind):
             return False
         ty, tx = divmod(self.next_tile, g.across)

@@ -166,11 +166,6 @@ class Desk:
             return None
         return ref
 
-    @property
-    def gatherer(self) -> str:
-        """Who gathers tiles at the moment, or nobody."""
-        return "" if self._gathering is None else self._gathering.owner
-
     def gathers(self, owner: str) -> bool:
         """Whether tiles for `owner` are still on their way."""
         found = self._gathering
