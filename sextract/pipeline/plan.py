@@ -39,8 +39,6 @@ from sextract.report.trace import Track
 SOURCES_PER_TASK = 768
 SCRATCH_PER_SOURCE = 6 * 1024
 ROWS_BYTES, VECTOR_BYTES = MIB, 64 * 1024
-# An exact look takes some milliseconds.
-EXACT_SECONDS = 0.5
 # Rows given to a writer at a time.
 PIECE_BYTES = 64 * 1024
 
@@ -122,7 +120,7 @@ class Run:
         self.barren = self.beyond = 0
         self.paints = "SEGMENTATION" in checks
         self.written = 0
-        self._looked = self._looked_exactly = 0.0
+        self._looked = 0.0
         self._catalogue_in_memory = catalogue_in_memory
         self._need = fit.need_bytes
         self.shelf = Shelf(plan.row, fit.late.slab, settings.resources.scratch_dir) if fit.late is not None else None
@@ -156,12 +154,7 @@ class Run:
             self._looked = now
             room = self.gauge_limit - self._written_to_memory()
             # What processes no longer share shows in an exact look alone.
-            held = self.gauge.sample()
-            # Near the limit, but not at every look.
-            if held > room or (held > room - MIB and now - self._looked_exactly > EXACT_SECONDS):
-                self._looked_exactly = now
-                held = self.gauge.exact()
-            excess = held - room
+            excess = (self.gauge.exact() if self.gauge.sample() > room - MIB else self.gauge.last.total) - room
             if excess > 0:
                 self._give_back(excess)
             if 0 < self._rss_limit < self.gauge.last.rss:
