@@ -34,10 +34,10 @@ from sextract.reading.source import ImageInfo, ImageSource
 from sextract.records import BlockRef, Frame
 from sextract.report.trace import Track
 
-# A task of some ten milliseconds; what the stamps of a usual source take with their masks, if none is to be cut again;
+# A task of some ten milliseconds; scratch for each of its sources, whose arrays on the heap grow with their number as well;
 # and what rows of a task, and arrays of the elements of a vector, may take.
 SOURCES_PER_TASK = 768
-SCRATCH_PER_SOURCE = 6 * 1024
+SCRATCH_PER_SOURCE = 16 * 1024
 ROWS_BYTES, VECTOR_BYTES = MIB, 64 * 1024
 # Rows given to a writer at a time.
 PIECE_BYTES = 64 * 1024
