@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,6 +226,11 @@ def read_configuration(
 
 def settings_for(image: str, config: Configuration, reporter: Reporter, folder: Path = Path()) -> Settings:
     """The settings of one image; `read_configuration` comes before."""
+    return for_image(image, general_settings(config, reporter, folder), config, reporter, folder)
+
+
+def general_settings(config: Configuration, reporter: Reporter, folder: Path = Path()) -> Settings:
+    """What a configuration says for whatever image; `for_image` adds the names of outputs."""
     v = config.values
     columns, ours = _columns(config, reporter, folder)
     texts, values = dict(config.texts), dict(v)
@@ -233,14 +238,6 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
         texts["PHOT_APERTURES"] = SHARE_APERTURES
         values["PHOT_APERTURES"] = tuple(float(a) for a in SHARE_APERTURES.split(","))
     _check_lengths(columns, values, reporter)
-    name, kind = catalogue_of(image, config)
-    checks = checkimages_of(image, config)
-    reports, profile = reports_of(image, config), profile_of(image, config)
-    _check_outputs(image, name, kind, checks, reports, profile, reporter, folder)
-    header = folder / (re.sub(r"\.(fits?|fts)(\.gz|\.fz)?(\[[^\]]*\])?$", "", image) + config.texts["HEADER_SUFFIX"])
-    if header.is_file():
-        reporter.warning(f"the external header {header} is not read: HEADER_SUFFIX is not built yet")
-    texts["CATALOG_NAME"], texts["CATALOG_TYPE"] = name, kind
     return Settings(
         detection=_detection(config, reporter, folder),
         deblending=DeblendingSettings(
@@ -253,18 +250,32 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
         ),
         background=_background(v),
         photometry=_photometry(values, _network(config, columns, reporter, folder)),
-        output=OutputSettings(
-            catalog_name=name,
-            catalog_type=kind,
-            columns=tuple(columns),
-            checkimages=tuple(checks),
-            provenance=config.options.provenance,
-        ),
-        resources=_resources(config, reports, profile, reporter),
+        output=OutputSettings(columns=tuple(columns), provenance=config.options.provenance),
+        resources=_resources(config, reporter),
         verbose=v["VERBOSE_TYPE"],
         sextractor_bugs=config.options.sextractor_bugs,
         keywords=tuple((k.name, texts[k.name]) for k in KEYWORDS.values() if not k.role),
         config_name=config.file,
+    )
+
+
+def for_image(
+    image: str, general: Settings, config: Configuration, reporter: Reporter, folder: Path = Path(), number: int = 1
+) -> Settings:
+    """General settings with the outputs of one image; `number` is its place in a batch."""
+    name, kind = catalogue_of(image, config, number)
+    checks = checkimages_of(image, config, number)
+    reports, profile = reports_of(image, config, number), profile_of(image, config, number)
+    _check_outputs(image, name, kind, checks, reports, profile, reporter, folder)
+    header = folder / (re.sub(r"\.(fits?|fts)(\.gz|\.fz)?(\[[^\]]*\])?$", "", image) + config.texts["HEADER_SUFFIX"])
+    if header.is_file():
+        reporter.warning(f"the external header {header} is not read: HEADER_SUFFIX is not built yet")
+    names = {"CATALOG_NAME": name, "CATALOG_TYPE": kind}
+    return replace(
+        general,
+        output=replace(general.output, catalog_name=name, catalog_type=kind, checkimages=tuple(checks)),
+        resources=replace(general.resources, mem_report=tuple(reports), profile=profile),
+        keywords=tuple((key, names.get(key, text)) for key, text in general.keywords),
     )
 
 
@@ -275,23 +286,35 @@ def stem_of(image: str) -> str:
     return re.sub(r"\.(fits?|fts)$", "", name, flags=re.IGNORECASE) or "image"
 
 
-def catalogue_of(image: str, config: Configuration) -> tuple[str, str]:
+def filled(template: str, image: str, number: int = 1) -> str:
+    """A name with {stem}, {folder} (the name of the image's folder) and {number} (its place in a batch) filled in."""
+    if "{" not in template:
+        return template
+    folder = os.path.basename(os.path.dirname(os.path.abspath(image))) if "{folder}" in template else ""
+    return template.replace("{stem}", stem_of(image)).replace("{folder}", folder).replace("{number}", str(number))
+
+
+def catalogue_of(image: str, config: Configuration, number: int = 1) -> tuple[str, str]:
     """Name and type of an image's catalogue.
 
-    -o comes before CATALOG_NAME.  With neither, and no configuration file, it is ``<stem>.cat.fits``.  Without a
-    configuration file the type follows the name: FITS_1.0 for .fits, else ASCII_HEAD.
+    -o comes before CATALOG_NAME; a folder there gets ``<stem>.cat.fits``, or ``<stem>.cat`` for a form of ASCII.  With neither,
+    and no configuration file, it is ``<stem>.cat.fits``.  Without a configuration file the type follows the name: FITS_1.0
+    for .fits, else ASCII_HEAD.
     """
     name = config.options.output or (config.texts["CATALOG_NAME"] if "CATALOG_NAME" in config.given else "")
+    kind = str(config.values["CATALOG_TYPE"])
+    chosen = "CATALOG_TYPE" in config.given or bool(config.file)
     if not name:
         name = config.texts["CATALOG_NAME"] if config.file else "{stem}.cat.fits"
-    name = name.replace("{stem}", stem_of(image))
-    kind = str(config.values["CATALOG_TYPE"])
-    if "CATALOG_TYPE" not in config.given and not config.file and FITS_SUFFIX.search(name):
+    elif name.endswith("/") or os.path.isdir(name):
+        name = os.path.join(name, "{stem}.cat" if chosen and kind.startswith("ASCII") else "{stem}.cat.fits")
+    name = filled(name, image, number)
+    if not chosen and FITS_SUFFIX.search(name):
         kind = "FITS_1.0"
     return name, kind
 
 
-def checkimages_of(image: str, config: Configuration) -> list[tuple[str, str]]:
+def checkimages_of(image: str, config: Configuration, number: int = 1) -> list[tuple[str, str]]:
     """Type and name of each check-image.
 
     Raises
@@ -307,10 +330,10 @@ def checkimages_of(image: str, config: Configuration) -> list[tuple[str, str]]:
             f"CHECKIMAGE_TYPE has {len(types)} members and CHECKIMAGE_NAME {len(names)}: they must be as many"
         )
     pairs = zip(types, names, strict=True)
-    return [(kind, name.replace("{stem}", stem_of(image))) for kind, name in pairs if kind != "NONE"]
+    return [(kind, filled(name, image, number)) for kind, name in pairs if kind != "NONE"]
 
 
-def reports_of(image: str, config: Configuration) -> list[str]:
+def reports_of(image: str, config: Configuration, number: int = 1) -> list[str]:
     """Names of the memory reports.
 
     Raises
@@ -322,13 +345,13 @@ def reports_of(image: str, config: Configuration) -> list[str]:
     for name in names:
         if Path(name).suffix.lower() not in report_suffixes():
             raise ConfigError(f"--mem-report {name}: the name must end in {', '.join(report_suffixes())}")
-    return [name.replace("{stem}", stem_of(image)) for name in names]
+    return [filled(name, image, number) for name in names]
 
 
-def profile_of(image: str, config: Configuration) -> str:
+def profile_of(image: str, config: Configuration, number: int = 1) -> str:
     """Name of the trace, or nothing."""
     name = config.options.profile if config.options.profile is not None else config.values["PROFILE"]
-    return str(name).replace("{stem}", stem_of(image))
+    return filled(str(name), image, number)
 
 
 def check_columns(
@@ -506,7 +529,7 @@ def _network(config: Configuration, columns: Sequence[Requested], reporter: Repo
         ) from None
 
 
-def _resources(config: Configuration, reports: Sequence[str], profile: str, reporter: Reporter) -> ResourceSettings:
+def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
     options, v = config.options, config.values
     if options.mem_limit is not None:
         limit = Default(parse_size(options.mem_limit), "--mem-limit")
@@ -538,8 +561,6 @@ def _resources(config: Configuration, reports: Sequence[str], profile: str, repo
         workers=workers.value,
         tile_shape=options.tile_shape,
         scratch_dir=options.scratch_dir if options.scratch_dir is not None else v["SCRATCH_DIR"],
-        mem_report=tuple(reports),
-        profile=profile,
     )
 
 
