@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from sextract._version import __version__
 from sextract.config.keywords import KEYWORDS, nearest
 from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
-from sextract.execution import _stop
+from sextract.execution import _stop, ranks
 from sextract.execution.backend import MORE_MEMORY
 from sextract.execution.environment import STOPPING
 from sextract.log import Reporter
@@ -71,10 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if ranks.wanted(words):
+        return ranks.drive(lambda: _main(words))
+    return _main(words)
+
+
+def _main(argv: list[str]) -> int:
+    """Run the command line, and turn errors into exit codes."""
     reporter = Reporter()
     try:
         with _signals():
-            return _run(list(sys.argv[1:] if argv is None else argv), reporter)
+            return _run(argv, reporter)
     except KeyboardInterrupt as exc:
         error: SextractError = Interrupted(f"stopped by {exc or 'SIGINT'}; nothing half-written is left")
     except SextractError as exc:
@@ -232,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", action="store_true", help="the images are separate runs; so are three or more, and those of a list")
     add("--manifest", metavar="FILE", default="", help="what became of each image of a batch (else beside the catalogues)")
     add("--resume", action="store_true", help="go on with a batch: what is done and still valid isn't done again")
-    add("--engine", metavar="NAME[:ARG]", default="local", help="what runs a batch: local")
+    add("--engine", metavar="NAME[:ARG]", default="local", help="what runs a batch: local, parsl:CONFIG.py, dask:ADDRESS, mpi")
     add("--shard", metavar="K/N", type=_shard, default=(1, 1), help="do the K-th of N parts of a batch alone, for job arrays")
     add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")

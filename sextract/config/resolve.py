@@ -561,6 +561,14 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
         workers=workers.value,
         tile_shape=options.tile_shape,
         scratch_dir=options.scratch_dir if options.scratch_dir is not None else v["SCRATCH_DIR"],
+        given=frozenset(
+            name
+            for name, given in (
+                ("MEM_LIMIT", options.mem_limit is not None or v["MEM_LIMIT"]),
+                ("WORKERS", options.workers is not None or config.texts["WORKERS"]),
+            )
+            if given
+        ),
     )
 
 

@@ -129,6 +129,8 @@ class ResourceSettings:
         PROFILE: a file, or nothing.
     hosted : bool
         The run is one of several in processes that were forked from the same one: what they share is counted there.
+    given : frozenset of str
+        Which of MEM_LIMIT and WORKERS the user gave; the machine that reads the configuration stands in for the others.
     """
 
     mem_limit_bytes: int = 0
@@ -139,6 +141,7 @@ class ResourceSettings:
     mem_report: tuple[str, ...] = ()
     profile: str = ""
     hosted: bool = False
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,10 @@ used, in the forked workers.  This module imports nothing that imports numpy.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -111,6 +113,24 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def die_with_pipe(fd: int) -> None:
+    """Have the kernel kill this process when the other end of a pipe is closed, by whatever; nothing may be written to it.
+
+    Unlike `die_with_parent`, which follows the thread that forked, and that may be one of a pool.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([fd], [], [], 0)[0]:
+        os._exit(0)
+
+
+def more_time(seconds: float) -> None:
+    """If a signal is about to end this process (``_stop``), leave it so many more seconds."""
+    if signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _prctl(option: int, value: int) -> bool:

@@ -105,8 +105,9 @@ def run(items: Sequence[Item], options: Options, plan: Plan, reporter: Reporter)
         left = set(manifest.waiting())
         if left:
             todo = [item for item in items if item.number in left]
-            engine = ENGINES.get(name)(argument, Setting(work.job(todo[0]).settings.resources, len(todo), reporter))
-            work.run(todo, engine, manifest)
+            resources = work.job(todo[0]).settings.resources
+            setting = Setting(resources, len(todo), reporter, os.path.dirname(path) or ".")
+            work.run(todo, ENGINES.get(name)(argument, setting), manifest)
     return work.tell(len(items))
 
 

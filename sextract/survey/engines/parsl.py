@@ -1,0 +1,105 @@
+"""``--engine parsl:CONFIG.py``: Parsl, on batch systems and clouds.
+
+CONFIG.py is Python and defines ``config``, a ``parsl.Config``.  Which machines there are, and what they are started with, is
+said there; retries are the survey's, files of Parsl go beside the manifest unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import Future
+from typing import Any
+
+from sextract.errors import ConfigError, WorkerError
+from sextract.execution.environment import more_time
+from sextract.survey.engines.engine import ENGINES, Engine, HostedEngine, Setting, defined_in
+from sextract.survey.job import Job, Outcome
+
+# How long Parsl may take to end its jobs after a signal, seconds.
+CLOSE_SECONDS = 30.0
+# What Parsl has if its configuration doesn't say.
+_UNSET_FOLDER = "runinfo"
+# Workers of an executor that doesn't tell how many it may have.
+_UNTOLD_WORKERS = 16
+
+# Parsl's interchange has no eye for the end of whoever started it.
+_TIED = """import os, sys
+from sextract.execution.environment import die_with_parent
+die_with_parent(int(sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])"""
+
+
+class ParslEngine(HostedEngine):
+    """See the module.
+
+    Parameters
+    ----------
+    config : parsl.Config
+    setting : Setting
+    """
+
+    def __init__(self, config: Any, setting: Setting) -> None:
+        from parsl.concurrent import ParslPoolExecutor
+
+        counts = [workers_of(executor) for executor in config.executors]
+        self._config = config
+        pool = ParslPoolExecutor(config)
+        super().__init__("parsl", pool, setting, sum(workers for workers, _ in counts), max(slots for _, slots in counts))
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """See `Engine`.
+
+        Raises
+        ------
+        WorkerError
+            Parsl has given up: its jobs can't be started, say.
+        """
+        for executor in self._config.executors:
+            if getattr(executor, "bad_state_is_set", False):
+                why = " ".join(str(executor.executor_exception).split())
+                raise WorkerError(
+                    f"Parsl's executor {executor.label} has failed ({why}); its files are in {self._config.run_dir}; "
+                    "mend the cause and repeat the command with --resume"
+                )
+        return super().submit(job)
+
+    def close(self) -> None:
+        """See `Engine`: end Parsl's jobs, and with them what their workers do."""
+        more_time(CLOSE_SECONDS)
+        self._executor.shutdown(wait=False)
+
+
+def workers_of(executor: Any) -> tuple[int, int]:
+    """How many worker processes an executor of Parsl may have, and how many jobs each does at a time."""
+    if threads := getattr(executor, "max_threads", 0):
+        return 1, int(threads)
+    provider = getattr(executor, "provider", None)
+    each = getattr(executor, "workers_per_node", None)
+    if provider is None or each is None:
+        return _UNTOLD_WORKERS, 1
+    return int(each * provider.nodes_per_block * max(provider.max_blocks, provider.init_blocks, 1)), 1
+
+
+def parsl(argument: str, setting: Setting) -> Engine:
+    """The workers of a configuration file of Parsl."""
+    HostedEngine.check("parsl", setting)
+    try:
+        from parsl.config import Config
+    except ImportError as exc:
+        raise ConfigError("--engine parsl needs Parsl, which isn't installed: pip install 'sextract[parsl]'") from exc
+    # Parsl's programs lie beside the interpreter, whether or not its environment was activated.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    config = defined_in("parsl", argument, "config", Config)
+    if config.retries:
+        setting.reporter.warning(f"{argument}: retries={config.retries} is not used; a lost image is done again by the survey")
+    config.retries, config.retry_handler, config.usage_tracking = 0, None, 0
+    if config.run_dir == _UNSET_FOLDER:
+        config.run_dir = os.path.join(os.path.abspath(setting.folder), "sextract.parsl")
+    for executor in config.executors:
+        if command := getattr(executor, "interchange_launch_cmd", None):
+            executor.interchange_launch_cmd = [sys.executable, "-c", _TIED, str(os.getpid()), *command]
+    return ParslEngine(config, setting)
+
+
+ENGINES.add("parsl", parsl)
