@@ -38,7 +38,8 @@ ORDER = (
 # Names are checked against the registries of rooms that come later; nothing else may look ahead.
 LOOKS_AHEAD = "config/doors.py"
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-SOURCES = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".pyx", ".pxd"))
+# Configurations that come with the package are no modules of it.
+SOURCES = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".pyx", ".pxd") and p.parent.name != "share")
 CIMPORT = re.compile(r"^\s*(?:from\s+(sextract[\w.]*)\s+c?import|c?import\s+(sextract[\w.]*))", re.MULTILINE)
 
 

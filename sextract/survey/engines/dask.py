@@ -1,7 +1,7 @@
 """``--engine dask:ADDRESS``: the workers of a Dask cluster.
 
 ADDRESS is a scheduler's (``tcp://host:8786``), a scheduler file (``.json``), or Python (``.py``) that defines ``cluster``,
-which is closed in the end.  Dask's own watch over memory must be off: it would pause or kill workers for what they hold as agreed.
+which is closed in the end.  Dask's own watch over memory must be off: it would pause or kill workers for what is agreed here.
 """
 
 from __future__ import annotations
