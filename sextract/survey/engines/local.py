@@ -131,7 +131,7 @@ def shares(setting: Setting) -> tuple[int, int]:
     room = resources.mem_limit_bytes - common - 2 * (HEAP_PER_PROCESS + KERNEL_PER_PROCESS) - SURVEY_BYTES
     least = own + HEAP_PER_PROCESS + KERNEL_PER_PROCESS + LEAST_BUFFERS
     runners = max(min(workers, room // least), 0)
-    if runners < min(workers, 2):
+    if runners < max(min(workers, 2), 1):
         return 0, 0
     return runners, min(room // runners, least - LEAST_BUFFERS + MOST_BUFFERS)
 
