@@ -121,7 +121,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return rest, keywords
 
 
-def list_images(words: Sequence[str], batch: bool) -> str | None:
+def only_image(words: Sequence[str], batch: bool) -> str | None:
     """The one image of a run; None if they are a batch.
 
     Raises
@@ -160,7 +160,7 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     args = _parser().parse_args(rest)
     if args.dump or args.dump_full or args.dump_columns or args.version:
         return _dump(args)
-    image = list_images(args.images, args.batch)
+    image = only_image(args.images, args.batch)
     # With this comes numpy, without which the version, say, is told in half the time.
     from sextract.config.resolve import Options, read_configuration
 
