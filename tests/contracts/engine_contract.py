@@ -1,0 +1,250 @@
+"""What every engine keeps: the bytes of a serial run, a whole manifest, and nothing lost or left, whatever is killed.
+
+    class TestMine(EngineContract):
+        engine = "mine:argument"
+
+The command line is run as a user would, and disturbed from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sextract.survey.manifest import read_manifest
+from tests.conftest import environment
+from tests.faults.harness import Started, kill, parent_of
+from tests.memory_watch import processes
+from tests.scenes import field
+
+# What an engine starts for an image has this in its command line.
+SERVES = b"sextract.survey.serve"
+# How long a test waits for what must come.
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Night:
+    """Images, one of them bad, and what a serial run makes of the others.
+
+    Attributes
+    ----------
+    images : list of Path
+    bad : Path
+        One of `images`.
+    catalogues : dict
+        Name → bytes.
+    """
+
+    images: list[Path]
+    bad: Path
+    catalogues: dict[str, bytes]
+
+
+def make_night(folder: Path, count: int, size: int, sources: int, different: int = 1000) -> Night:
+    """That many images, of which so many differ, and a bad one; done in one process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for k in range(count):
+        path = folder / f"f{k:03}.fits"
+        if k < different:
+            field(path, size, sources, seed=k + 1)
+        else:
+            os.link(images[k % different], path)
+        images.append(path)
+    bad = folder / "f005x.fits"
+    bad.write_bytes(images[0].read_bytes()[:4000])
+    names = [str(path) for path in images[:different]]
+    out = folder / "alone"
+    done = subprocess.run(
+        [sys.executable, "-m", "sextract", *names, "--batch", "--workers", "0", "-o", f"{out}/", "-VERBOSE_TYPE", "QUIET"],
+        env=environment("", folder), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone = [(out / f"{path.stem}.cat.fits").read_bytes() for path in images[:different]]
+    catalogues = {f"{path.stem}.cat.fits": alone[k % different] for k, path in enumerate(images)}
+    return Night([*images[:5], bad, *images[5:]], bad, catalogues)
+
+
+@pytest.fixture(scope="session")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    """Twelve small images and a bad one."""
+    return make_night(tmp_path_factory.mktemp("night"), 12, 300, 60)
+
+
+class Survey(Started):
+    """A survey through an engine, in a folder of its own; catalogues go to ``out``.
+
+    Parameters
+    ----------
+    folder : Path
+    contract : EngineContract
+    images : sequence of Path
+    options : str
+    """
+
+    def __init__(self, folder: Path, contract: EngineContract, images: Sequence[Path], *options: str) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "list.txt").write_text("".join(f"'{image}'\n" for image in images))
+        self.catalogues = folder / "out"
+        self._left_s = contract.left_s
+        # Engines leave files of their own where temporary ones go.
+        own = folder / "tmp"
+        own.mkdir(exist_ok=True)
+        words = ["@list.txt", "-o", "out/", "--engine", contract.engine, *contract.options, *options]
+        super().__init__(folder, *words, env={"TMPDIR": str(own), **contract.env}, wrap=contract.launcher)
+        self.contract = contract
+
+    def done(self) -> int:
+        """How many catalogues there are."""
+        return len(list(self.catalogues.glob("*.cat.fits"))) if self.catalogues.exists() else 0
+
+    def wait_for_done(self, count: int) -> bool:
+        """Whether there come to be so many catalogues before it ends."""
+        return self.wait_for(lambda: self.done() >= count)
+
+    def wait_until_gone(self) -> None:
+        """Wait until all that it started has ended."""
+        deadline = time.monotonic() + self._left_s
+        while left := processes(self.mark):
+            assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+            select.select([], [], [], 0.05)
+
+    def one_of(self, find: Callable[[], list[int]], rng: random.Random) -> int:
+        """One of some processes, as soon as there is one; 0 if it ends before."""
+        found: list[int] = []
+        self.wait_for(lambda: bool(found.extend(find()) or found))
+        return rng.choice(found) if found else 0
+
+
+def serving(mark: str) -> list[int]:
+    """Processes that do images for an engine."""
+    found = []
+    for pid in sorted(processes(mark)):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if SERVES in words:
+            found.append(pid)
+    return found
+
+
+class EngineContract:
+    """Inherit and say what the engine is called; see the module.
+
+    Attributes
+    ----------
+    engine : str
+        What stands behind ``--engine``.
+    launcher : tuple of str
+        A command before the interpreter.
+    options, env
+        More options, and environment.
+    stopped : tuple of int
+        Exit codes after SIGTERM.
+    left_s : float
+        How long after its end, or SIGKILL, a process of it may run.
+    """
+
+    engine: str
+    launcher: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("--mem-limit", "300M")
+    env: dict[str, str] = {}  # noqa: RUF012
+    stopped: tuple[int, ...] = (75,)
+    left_s: float = 5.0
+
+    def runners(self, run: Survey) -> list[int]:
+        """Processes that do images."""
+        return serving(run.mark)
+
+    def workers(self, run: Survey) -> list[int]:
+        """The engine's own workers, each of which can be lost."""
+        return sorted({parent for pid in serving(run.mark) if (parent := parent_of(pid)) > 1})
+
+    def start(self, folder: Path, images: Sequence[Path], *options: str) -> Survey:
+        """Start a survey."""
+        return Survey(folder, self, images, *options)
+
+    def assert_whole(self, run: Survey, night: Night) -> None:
+        """All catalogues are those of a serial run, the manifest has all, the bad image and no other failed."""
+        assert run.code == (10 if night.bad in night.images else 0), run.err
+        made = {path.name: path.read_bytes() for path in run.catalogues.glob("*.cat.fits")}
+        assert sorted(made) == sorted(night.catalogues)
+        assert made == night.catalogues
+        entries = read_manifest(str(run.catalogues / "sextract.manifest")).images
+        assert [entry.image for entry in entries] == [str(image) for image in night.images]
+        for entry in entries:
+            state = "failed" if entry.image == str(night.bad) else "done"
+            assert entry.state == state, entry
+            assert entry.attempts >= 1
+            assert state == "failed" or entry.rows is not None
+
+    def test_the_bytes_of_a_serial_run(self, night: Night, tmp_path: Path) -> None:
+        with self.start(tmp_path / "run", night.images) as run:
+            run.finish()
+            run.wait_until_gone()
+        self.assert_whole(run, night)
+        assert "1 of 13 images failed" in run.err
+
+    def test_killed_processes_cost_a_try(self, night: Night, tmp_path: Path) -> None:
+        rng = random.Random(1)
+        with self.start(tmp_path / "run", night.images) as run:
+            for count in (0, 3, 7):
+                run.wait_for_done(count)
+                kill(run.one_of(lambda: self.runners(run), rng))
+            run.finish()
+            run.wait_until_gone()
+        self.assert_whole(run, night)
+
+    def test_lost_workers_cost_a_try(self, night: Night, tmp_path: Path) -> None:
+        rng = random.Random(2)
+        with self.start(tmp_path / "run", night.images) as run:
+            for count in (1, 6):
+                run.wait_for_done(count)
+                kill(run.one_of(lambda: self.workers(run), rng))
+            run.finish()
+            run.wait_until_gone()
+        self.assert_whole(run, night)
+
+    def test_stopped_and_resumed(self, night: Night, tmp_path: Path) -> None:
+        with self.start(tmp_path / "run", night.images) as run:
+            assert run.wait_for_done(3)
+            run.process.send_signal(signal.SIGTERM)
+            assert run.finish() in self.stopped, run.err
+            run.wait_until_gone()
+        self.resume(night, tmp_path / "run")
+
+    def test_killed_and_resumed(self, night: Night, tmp_path: Path) -> None:
+        with self.start(tmp_path / "run", night.images) as run:
+            assert run.wait_for_done(3)
+            run.process.kill()
+            run.finish()
+            run.wait_until_gone()
+        self.resume(night, tmp_path / "run")
+
+    def resume(self, night: Night, folder: Path) -> None:
+        """Go on with what was cut off."""
+        with self.start(folder, night.images, "--resume") as run:
+            run.finish()
+            run.wait_until_gone()
+        self.assert_whole(run, night)
+
+
+def program(name: str) -> str:
+    """A program beside the interpreter or elsewhere; the test is skipped if there is none."""
+    found = shutil.which(name, path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
+    if found is None:
+        pytest.skip(f"{name} isn't installed")
+    return found
