@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 from pathlib import Path
 
 import pytest
 
 from sextract.config.resolve import SHARE
-from tests.contracts.engine_contract import EngineContract, Night, Survey, night, program
+from tests.contracts.engine_contract import EngineContract, Night, Survey, long_night, night, program
+from tests.faults.harness import children, kill
+from tests.memory_watch import processes
 
-__all__ = ["night"]
+# Fixtures of the contract.
+__all__ = ["long_night", "night"]
 
 
 class TestLocal(EngineContract):
@@ -23,6 +28,9 @@ class TestLocal(EngineContract):
     def workers(self, run: Survey) -> list[int]:
         # Which starts the others.
         return [pid for pid in [run.template()] if pid]
+
+    def trees(self, run: Survey) -> dict[int, set[int]]:
+        return {run.pid: processes(run.mark)}
 
 
 class TestParsl(EngineContract):
@@ -57,3 +65,29 @@ class TestMpi(EngineContract):
     def _needs(self) -> None:
         pytest.importorskip("mpi4py", reason="mpi4py isn't installed")
         program("mpirun")
+
+    # Open MPI's own code for an mpirun that was told to stop, or lost a rank.
+    stopped = (1, 75, 143)
+
+    def losable(self, run: Survey) -> list[int]:
+        # Without a rank there is no MPI job.
+        return self.runners(run)
+
+    def test_lost_workers_cost_a_try(self, night: Night, tmp_path: Path) -> None:
+        # MPI ends all ranks with one; the survey is repeated.
+        with self.start(tmp_path / "run", night.images) as run:
+            assert run.wait_for_done(2)
+            kill(run.one_of(lambda: self.workers(run), random.Random(4)))
+            assert run.finish() not in (0, 10)
+            run.wait_until_gone()
+        self.resume(night, tmp_path / "run")
+
+    def test_a_signal_to_the_first_rank_stops_all(self, night: Night, tmp_path: Path) -> None:
+        with self.start(tmp_path / "run", night.images) as run:
+            assert run.wait_for_done(2)
+            first = min(children(run.pid))
+            os.kill(first, signal.SIGTERM)
+            assert run.finish() == 75, run.err
+            assert run.err.count("stopped by SIGTERM") == 1
+            run.wait_until_gone()
+        self.resume(night, tmp_path / "run")

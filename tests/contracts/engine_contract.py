@@ -23,15 +23,16 @@ from pathlib import Path
 import pytest
 
 from sextract.survey.manifest import read_manifest
-from tests.conftest import environment
+from tests.cluster.trees import TreeWatch, below
+from tests.conftest import environment, shared_memory
 from tests.faults.harness import Started, kill, parent_of
 from tests.memory_watch import processes
 from tests.scenes import field
 
 # What an engine starts for an image has this in its command line.
 SERVES = b"sextract.survey.serve"
-# How long a test waits for what must come.
-PATIENCE_S = 60.0
+# A long night: images, of which so many differ; processes that are killed in it.
+LONG, DIFFERENT, KILLS = 500, 10, 5
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     return make_night(tmp_path_factory.mktemp("night"), 12, 300, 60)
 
 
+@pytest.fixture(scope="session")
+def long_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    """Many images of 1024 x 1024 pixels, and a bad one."""
+    return make_night(tmp_path_factory.mktemp("long"), int(os.environ.get("LONG_NIGHT", LONG)), 1024, 700, DIFFERENT)
+
+
 class Survey(Started):
     """A survey through an engine, in a folder of its own; catalogues go to ``out``.
 
@@ -120,6 +127,8 @@ class Survey(Started):
         while left := processes(self.mark):
             assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
             select.select([], [], [], 0.05)
+        # What is ours has no name; an engine that is killed may leave some (Open MPI's segments).
+        self.shared |= shared_memory()
 
     def one_of(self, find: Callable[[], list[int]], rng: random.Random) -> int:
         """One of some processes, as soon as there is one; 0 if it ends before."""
@@ -164,6 +173,7 @@ class EngineContract:
     env: dict[str, str] = {}  # noqa: RUF012
     stopped: tuple[int, ...] = (75,)
     left_s: float = 5.0
+    limit_bytes: int = 300 << 20
 
     def runners(self, run: Survey) -> list[int]:
         """Processes that do images."""
@@ -172,6 +182,10 @@ class EngineContract:
     def workers(self, run: Survey) -> list[int]:
         """The engine's own workers, each of which can be lost."""
         return sorted({parent for pid in serving(run.mark) if (parent := parent_of(pid)) > 1})
+
+    def trees(self, run: Survey) -> dict[int, set[int]]:
+        """What the memory limit holds for: each worker with its processes."""
+        return below(set(self.workers(run)), processes(run.mark))
 
     def start(self, folder: Path, images: Sequence[Path], *options: str) -> Survey:
         """Start a survey."""
@@ -197,6 +211,12 @@ class EngineContract:
             run.wait_until_gone()
         self.assert_whole(run, night)
         assert "1 of 13 images failed" in run.err
+
+    def test_memory_of_each_worker(self, night: Night, tmp_path: Path) -> None:
+        with self.start(tmp_path / "run", night.images) as run, TreeWatch(lambda: self.trees(run)) as watch:
+            run.finish()
+            run.wait_until_gone()
+        self.assert_within(watch)
 
     def test_killed_processes_cost_a_try(self, night: Night, tmp_path: Path) -> None:
         rng = random.Random(1)
@@ -233,6 +253,31 @@ class EngineContract:
             run.finish()
             run.wait_until_gone()
         self.resume(night, tmp_path / "run")
+
+    @pytest.mark.slow
+    def test_a_long_night(self, long_night: Night, tmp_path: Path) -> None:
+        rng = random.Random(3)
+        counts = sorted(rng.sample(range(5, len(long_night.images) - 20), KILLS))
+        with self.start(tmp_path / "run", long_night.images) as run, TreeWatch(lambda: self.trees(run)) as watch:
+            for k, count in enumerate(counts):
+                run.wait_for_done(count)
+                kill(run.one_of(lambda k=k: (self.runners if k % 2 else self.losable)(run), rng))
+            run.finish()
+            run.wait_until_gone()
+        self.assert_whole(run, long_night)
+        self.assert_within(watch)
+        lost = run.err.count("its worker was lost")
+        most = max(watch.trees.values(), key=lambda tree: tree.peak)
+        print(f"{self.engine}: {run.seconds:.0f} s, {lost} lost, {len(watch.trees)} trees, most {most}")
+
+    def losable(self, run: Survey) -> list[int]:
+        """Whose death ends no more than what it does."""
+        return self.workers(run)
+
+    def assert_within(self, watch: TreeWatch) -> None:
+        """Every worker was seen, and held less than its limit."""
+        assert sum(tree.looks for tree in watch.trees.values()) > 10
+        assert max(tree.peak for tree in watch.trees.values()) <= self.limit_bytes, watch.trees
 
     def resume(self, night: Night, folder: Path) -> None:
         """Go on with what was cut off."""
