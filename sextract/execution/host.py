@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from sextract.errors import WorkerError
 
 # What the worker itself may grow by while a piece of work is done.
 GROWTH_BYTES = 16 << 20
+# How often a worker that has something to do shows that it lives, seconds.
+PULSE_SECONDS = 5.0
 # How long the end of a process that is no longer there may take to be known, seconds.
 _REAP_SECONDS = 10.0
 
@@ -50,6 +53,8 @@ class Work(NamedTuple):
         How many pieces it does at a time at most.
     owner : str
         On whose behalf, for `dismiss`.
+    pulse : str
+        Folder in which a worker shows that it lives, while it has something to do; empty: nowhere.
     version : str
     """
 
@@ -58,6 +63,7 @@ class Work(NamedTuple):
     limit_bytes: int
     slots: int = 1
     owner: str = ""
+    pulse: str = ""
     version: str = __version__
 
 
@@ -91,7 +97,7 @@ class _Child:
             return False
         return True
 
-    def answer(self) -> bytes:
+    def answer(self, pulse: str) -> bytes:
         """What it made of it; nothing if it wants it done by a process that has done no other.
 
         Raises
@@ -99,6 +105,9 @@ class _Child:
         WorkerError
             It died.
         """
+        _beat(pulse)
+        while not select.select([self._sock], [], [], PULSE_SECONDS)[0]:
+            _beat(pulse)
         try:
             answer = bytes(pickle.load(self._answers))
         except (EOFError, OSError, pickle.UnpicklingError):
@@ -162,7 +171,7 @@ class Host:
         child = self._take(work)
         try:
             # A process that has waited long leaves; one that is new has no reason to.
-            answer = child.answer() if child.send(order) or not child.used else b""
+            answer = child.answer(work.pulse) if child.send(order) or not child.used else b""
         except BaseException:
             self._remove(child)
             raise
@@ -229,6 +238,13 @@ def do(work: Work) -> bytes:
 def dismiss(owner: str) -> None:
     """End the processes that do somebody's work, and those that do nothing."""
     _HOST.dismiss(owner)
+
+
+def _beat(folder: str) -> None:
+    """Touch a file of this worker's."""
+    if folder:
+        with suppress(OSError):
+            Path(folder, f"{socket.gethostname()}.{os.getpid()}").touch()
 
 
 def own_bytes() -> int:

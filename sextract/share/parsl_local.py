@@ -19,5 +19,4 @@ config = Config(
             provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
         )
     ],
-    strategy="none",
 )

@@ -143,6 +143,8 @@ class HostedEngine(_Executing):
         super().__init__(executor, min(JOBS_PER_WORKER * max(workers * slots, 1), MOST_JOBS))
         self.slots, self.owner = slots, uuid.uuid4().hex
         self._limit_bytes = setting.resources.mem_limit_bytes
+        # See `Work.pulse`.
+        self.pulse = ""
         self._workers = setting.resources.workers if "WORKERS" in setting.resources.given else 0
         each = f"{slots} images at a time each, " if slots > 1 else ""
         setting.reporter.info(
@@ -160,7 +162,8 @@ class HostedEngine(_Executing):
         resources = replace(job.settings.resources, workers=self._workers)
         payload = pickle.dumps(job._replace(settings=replace(job.settings, resources=resources)))
         future: Future[Outcome] = Future()
-        sent = self._executor.submit(do_in_worker, Work(PROGRAM, payload, self._limit_bytes, self.slots, self.owner))
+        work = Work(PROGRAM, payload, self._limit_bytes, self.slots, self.owner, self.pulse)
+        sent = self._executor.submit(do_in_worker, work)
         sent.add_done_callback(lambda answer: _hand_on(answer, future))
         return future
 

@@ -7,17 +7,23 @@ said there; retries are the survey's, files of Parsl go beside the manifest unle
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import time
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
 from sextract.errors import ConfigError, WorkerError
 from sextract.execution.environment import more_time
-from sextract.survey.engines.engine import ENGINES, Engine, HostedEngine, Setting, defined_in
+from sextract.survey.engines.engine import ENGINES, WAIT_SECONDS, Engine, HostedEngine, Setting, defined_in
 from sextract.survey.job import Job, Outcome
 
 # How long Parsl may take to end its jobs after a signal, seconds.
 CLOSE_SECONDS = 30.0
+# Workers that have something to do, and of which none has shown any life for so long, are stuck, seconds; see
+# `execution.host.PULSE_SECONDS`, and a shared file system may tell of it as late again as a minute.
+STUCK_SECONDS = 75.0
 # What Parsl has if its configuration doesn't say.
 _UNSET_FOLDER = "runinfo"
 # Workers of an executor that doesn't tell how many it may have.
@@ -43,9 +49,13 @@ class ParslEngine(HostedEngine):
         from parsl.concurrent import ParslPoolExecutor
 
         counts = [workers_of(executor) for executor in config.executors]
-        self._config = config
+        self._config, self._reporter = config, setting.reporter
         pool = ParslPoolExecutor(config)
         super().__init__("parsl", pool, setting, sum(workers for workers, _ in counts), max(slots for _, slots in counts))
+        self.pulse = os.path.join(os.path.abspath(config.run_dir), f"pulse.{self.owner}")
+        os.makedirs(self.pulse)
+        self._seen: set[tuple[str, int]] = set()
+        self._since = self._looked = time.monotonic()
 
     def submit(self, job: Job) -> Future[Outcome]:
         """See `Engine`.
@@ -64,10 +74,38 @@ class ParslEngine(HostedEngine):
                 )
         return super().submit(job)
 
+    def wait(self, pending: Iterable[Future[Outcome]]) -> Iterable[Future[Outcome]]:
+        """See `Engine`.
+
+        A worker of Parsl that is killed while it waits for work takes the lock of their queue with it, and those beside it wait
+        for ever; if it was just taking a job, nobody knows of that any more.
+        """
+        done = super().wait(pending)
+        now = time.monotonic()
+        if now - self._looked > WAIT_SECONDS:
+            self._looked = now
+            seen = {(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(self.pulse)}
+            if done or seen != self._seen:
+                self._seen, self._since = seen, now
+            elif now - self._since > STUCK_SECONDS:
+                self._since = now
+                self._restart()
+        return done
+
+    def _restart(self) -> None:
+        """Start anew what has something to do and doesn't do it; its jobs come back as lost."""
+        for executor in self._config.executors:
+            if hasattr(executor, "connected_managers"):
+                busy = {manager["block_id"] for manager in executor.connected_managers() if manager["tasks"]}
+                if busy:
+                    self._reporter.warning(f"Parsl's executor {executor.label} is stuck: its workers are started anew")
+                    executor.scale_out_facade(len(executor.scale_in_facade(len(busy))))
+
     def close(self) -> None:
         """See `Engine`: end Parsl's jobs, and with them what their workers do."""
         more_time(CLOSE_SECONDS)
         self._executor.shutdown(wait=False)
+        shutil.rmtree(self.pulse, ignore_errors=True)
 
 
 def workers_of(executor: Any) -> tuple[int, int]:
