@@ -4,9 +4,10 @@
     scripts/bench_survey.py                           # 2,000 images of 1024 x 1024, with SExtractor some eight minutes
     scripts/bench_survey.py --images 200 --rounds 3 --no-loop
 
-Fields are those of `make_field.py`, twenty of them under as many names as there are images; columns and keywords are those of
-`bench.py`.  SExtractor runs in a shell loop and under ``xargs -P``; sextract does all of them in one call.  ``one image`` is
-sextract over a mosaic of a hundred of them, scaled to as many pixels: what pixels and sources take without any image's own cost.  Everything is run in turn, in each round.
+Fields are those of `make_field.py`, twenty of them under as many names as there are images; columns and keywords are those
+of `bench.py`.  SExtractor runs in a shell loop and under ``xargs -P``; sextract does all of them in one call.  ``one image``
+is sextract over a mosaic of a hundred of them, scaled to as many pixels: what pixels and sources take without any image's own
+cost.  Everything is run in turn, in each round.
 """
 
 from __future__ import annotations
