@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sextract._version import __version__
 from sextract.config.keywords import KEYWORDS, nearest
+from sextract.config.locations import is_pair, shown
 from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
 from sextract.execution import _stop
 from sextract.execution.backend import MORE_MEMORY
@@ -133,14 +134,14 @@ def list_images(words: Sequence[str], batch: bool) -> list[str]:
     if not images:
         raise ConfigError("no image is given; see sextract -h")
     if len(images) == 2 and not batch:
-        a, b = images
+        a, b = map(shown, images)
         raise ConfigError(
             f"two images are either a pair, detection and measurement (write {a},{b}), "
             f"or two runs (write --batch {a} {b})"
         )
     for image in images:
-        if "," in re.sub(r"\[[^\]]*\]", "", image) and not os.path.exists(image):
-            raise ConfigError(f"{image}: detection and measurement on two images is not built yet; give one image")
+        if is_pair(image):
+            raise ConfigError(f"{shown(image)}: detection and measurement on two images is not built yet; give one image")
     return images
 
 
@@ -211,7 +212,7 @@ def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, est
     """Images in turn; one that fails doesn't stop the others."""
     failed = []
     for number, image in enumerate(images, 1):
-        reporter.info(f"Image {number} of {len(images)}: {image}")
+        reporter.info(f"Image {number} of {len(images)}: {shown(image)}")
         try:
             _one(image, config, reporter, estimate)
         except ConfigError:
@@ -219,10 +220,10 @@ def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, est
             raise
         except SextractError as exc:
             reporter.error(str(exc))
-            failed.append(image)
+            failed.append(shown(image))
         except Exception as exc:
             _bug(exc, reporter)
-            failed.append(image)
+            failed.append(shown(image))
     if failed:
         reporter.error(f"{len(failed)} of {len(images)} images failed: {', '.join(failed)}")
         return SOME_FAILED
@@ -244,7 +245,7 @@ def _check_batch(images: Sequence[str], config: Configuration) -> None:
             other = owner.setdefault(os.path.abspath(file), image)
             if other is not image:
                 raise ConfigError(
-                    f"{keyword} {file} would be written for {other} and for {image}: "
+                    f"{keyword} {file} would be written for {shown(other)} and for {shown(image)}: "
                     f"put {{stem}} in the name, as in {{stem}}{os.path.splitext(file)[1] or '.cat'}"
                 )
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from sextract.config.doors import built_columns, report_suffixes
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
+from sextract.config.locations import file_name, is_url, local_name
 from sextract.config.machine import (
     Default,
     allowed_memory,
@@ -238,7 +239,7 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
     reports, profile = reports_of(image, config), profile_of(image, config)
     _check_outputs(image, name, kind, checks, reports, profile, reporter, folder)
     header = folder / (re.sub(r"\.(fits?|fts)(\.gz|\.fz)?(\[[^\]]*\])?$", "", image) + config.texts["HEADER_SUFFIX"])
-    if header.is_file():
+    if not is_url(image) and header.is_file():
         reporter.warning(f"the external header {header} is not read: HEADER_SUFFIX is not built yet")
     texts["CATALOG_NAME"], texts["CATALOG_TYPE"] = name, kind
     return Settings(
@@ -270,7 +271,7 @@ def settings_for(image: str, config: Configuration, reporter: Reporter, folder: 
 
 def stem_of(image: str) -> str:
     """Name of an image without folder, extension in brackets and suffixes: ``a/b.fits.fz[1]`` → ``b``."""
-    name = Path(re.sub(r"\[[^\]]*\]$", "", image)).name
+    name = file_name(re.sub(r"\[[^\]]*\]$", "", image))
     name = re.sub(r"\.(gz|fz|bz2|Z)$", "", name)
     return re.sub(r"\.(fits?|fts)$", "", name, flags=re.IGNORECASE) or "image"
 
@@ -427,11 +428,11 @@ def _check_outputs(
     files += [("CHECKIMAGE_NAME", check) for _, check in checks]
     files += [("--mem-report", report) for report in reports]
     files += [("--profile", profile)] if profile else []
-    source = folder / re.sub(r"\[[^\]]*\]$", "", image)
+    source = folder / re.sub(r"\[[^\]]*\]$", "", local_name(image))
     seen: set[str] = set()
     for keyword, file in files:
         path = folder / file
-        if path.exists() and source.exists() and path.samefile(source):
+        if not is_url(image) and path.exists() and source.exists() and path.samefile(source):
             raise ConfigError(f"{keyword} {file} is the image itself")
         if os.path.abspath(path) in seen:
             raise ConfigError(f"{keyword} {file} would be written twice")

@@ -53,6 +53,9 @@ PARENT_MAPPED_BYTES = 4 * MIB
 # What sky positions take: astropy.wcs in the one worker that imports it, measured with astropy 8; its wcslib alone in each
 # worker, and as much twice for what they share of it.
 ASTROPY_BYTES, WCSLIB_BYTES = 42 * MIB, MIB // 4
+# What images on servers take: the client and its certificates, once; in each process that reads, a connection, with what the
+# kernel keeps of an answer.  Measured with Python 3.11 and OpenSSL 3.0.
+NETWORK_BYTES, CONNECTION_BYTES = 8 * MIB, 5 * MIB // 2
 
 
 class Layout(NamedTuple):
@@ -238,17 +241,24 @@ def base_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
         0: everything in one process.
     infos : sequence of ImageInfo
     """
-    return (PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES) + LIBRARY_BYTES + decoding_bytes(workers, infos)
+    processes = PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES
+    return processes + LIBRARY_BYTES + decoding_bytes(workers, infos) + NETWORK_BYTES * uses_network(infos)
 
 
 def base_rss(workers: int, infos: Sequence[ImageInfo]) -> int:
     """The same as the sum of Rss without shared memory."""
-    return (PARENT_RSS + workers * WORKER_RSS if workers else SERIAL_RSS) + decoding_bytes(workers, infos)
+    network = NETWORK_BYTES * uses_network(infos) * (workers + 2 if workers else 1)
+    return (PARENT_RSS + workers * WORKER_RSS if workers else SERIAL_RSS) + decoding_bytes(workers, infos) + network
 
 
 def decoding_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
-    """What cfitsio holds on its own heap once workers decode."""
-    return max(workers, 1) * max(info.library_bytes for info in infos)
+    """What workers hold once they read: cfitsio's heap where it decodes, a connection where the image is on a server."""
+    return max(workers, 1) * (max(info.library_bytes for info in infos) + CONNECTION_BYTES * uses_network(infos))
+
+
+def uses_network(infos: Sequence[ImageInfo]) -> bool:
+    """Whether an image is read over a network."""
+    return any(info.remote for info in infos)
 
 
 def checkimage_pages(settings: Settings, infos: Sequence[ImageInfo]) -> int:
