@@ -7,6 +7,7 @@ from the byte where it broke.  Connections are ``http.py``'s.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -252,8 +253,9 @@ class RemoteHandle:
     def _get(self, headers: dict[str, str]) -> HTTPResponse:
         pid = os.getpid()
         if self._pid != pid or self._connection is None:
-            # What a fork inherited is its parent's.
-            self._stream, self._pid = None, pid
+            # What a fork inherited is its parent's; closing this end of it doesn't hang up.
+            self._hang_up()
+            self._pid = pid
             self._connection = Connection(self._url, self._tls)
         answer = self._connection.get(headers)
         self._tls = self._connection.tls
@@ -358,7 +360,7 @@ class RemoteHandle:
 
     def _hang_up(self) -> None:
         """Let go of an answer that isn't read to its end, and so of the connection."""
-        if self._connection is not None and self._pid == os.getpid():
+        if self._connection is not None:
             self._connection.close()
         self._stream = None
 
@@ -366,6 +368,10 @@ class RemoteHandle:
         """Hang up; reading again connects again."""
         self._hang_up()
         self._forget()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._hang_up()
 
     def __getstate__(self) -> dict[str, object]:
         fresh = {"_connection": None, "_stream": None, "_pid": -1, "_tls": None, "_announced": (0, 0), "_window": (0, b"")}
