@@ -142,7 +142,7 @@ class Served:
     """
 
     def __init__(self, folder: Path, certificate: Path | None = None) -> None:
-        self.log = folder.with_name(folder.name + ".log")
+        self.folder, self.log = folder, folder.with_name(folder.name + ".log")
         self._scheme = "https" if certificate else "http"
         self._command = [sys.executable, "-m", "tests.object_server", str(folder), str(self.log), str(certificate or "")]
 
