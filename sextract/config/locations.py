@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import unquote
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _FILE = "file://"
@@ -45,6 +44,8 @@ def file_name(path: str) -> str:
     if not is_url(path):
         return os.path.basename(local_name(path))
     if scheme_of(path) in _WEB:
+        from urllib.parse import unquote
+
         path = unquote(re.split(r"[?#]", path, maxsplit=1)[0])
     return path.rstrip("/").rpartition("/")[2]
 
