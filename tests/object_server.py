@@ -5,9 +5,9 @@
         server.requests()
 
 ``plain``: ranges, ETags, conditions.  ``weak``, ``dated``, ``bare``: another kind of identity, or none.  ``deaf``: ignores
-conditions.  ``whole``: no ranges.  ``broken``: every other answer ends in the middle; ``busy``: is a 503; ``down``: there is
-none.  ``moved``: leads to an address that is good for three requests.  ``private``: wants user and password; ``signed``: a
-signature.
+conditions.  ``whole``: no ranges.  ``broken``: every other answer ends in the middle; ``stalled``: stops there until the client
+leaves; ``busy``: is a 503; ``down``: there is none.  ``moved``: leads to an address that is good for three requests.
+``private``: wants user and password; ``signed``: a signature.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "signed" and parts.query != SIGNATURE:
             self.refuse(403, body=b"<Error><Code>AccessDenied</Code></Error>")
         else:
-            self.give(kind, self.server.folder / name, cut=kind == "broken" and count % 2 == 0)
+            self.give(kind, self.server.folder / name, cut=kind in ("broken", "stalled") and count % 2 == 0)
 
     def refuse(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> None:
         """An answer without the file."""
@@ -106,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
             self.begin(206 if asked else 200, [*identity, *part, ("Content-Length", str(nbytes))])
             file.seek(first)
             self.pour(file, nbytes // 2 if cut else nbytes)
+            if cut and kind == "stalled":
+                self.connection.recv(1)
             self.close_connection = self.close_connection or cut
         return None
 

@@ -11,7 +11,8 @@ import re
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _FILE = "file://"
-_WEB = ("http", "https")
+# What is asked for as it is; all else must be signed or copied.
+WEB = ("http", "https")
 # The next image of a pair of addresses.
 _ANOTHER = re.compile(r",[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -43,7 +44,7 @@ def file_name(path: str) -> str:
     """Name of a file without folders: of an address, the last part of its path, as it would be called on a disk."""
     if not is_url(path):
         return os.path.basename(local_name(path))
-    if scheme_of(path) in _WEB:
+    if scheme_of(path) in WEB:
         from urllib.parse import unquote
 
         path = unquote(re.split(r"[?#]", path, maxsplit=1)[0])
@@ -57,7 +58,7 @@ def shown(image: str) -> str:
         return image
     bare, bracket = re.fullmatch(r"(.*?)(\[[^\[\]]*\])?", match["rest"], re.DOTALL).groups()  # type: ignore[union-attr]
     host, slash, path = bare.partition("/")
-    if match["scheme"].lower() in _WEB:
+    if match["scheme"].lower() in WEB:
         path, mark, _ = path.partition("?")
         host, other, _ = host.partition("?")
         path += "?…" if mark or other else ""

@@ -170,7 +170,8 @@ def _peak(fitted: Fit, infos: Sequence[ImageInfo], settings: Settings) -> int:
         _filled(layout, info, settings, fitted.workers) for layout, info in zip(fitted.layouts, infos, strict=True)
     )
     heaps = budget.processes * min(budget.heap_per_process, HEAP_USED)
-    return -(-(budget.base + heaps + min(budget.slab, filled)) // MIB) * MIB
+    opening = max(info.opening_bytes for info in infos)
+    return -(-max(budget.base + heaps + min(budget.slab, filled), opening) // MIB) * MIB
 
 
 def _filled(layout: Layout, info: ImageInfo, settings: Settings, workers: int) -> int:

@@ -310,7 +310,7 @@ def try_fit(
 def smallest_limit(
     infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: Base = UNKNOWN
 ) -> int:
-    """The smallest limit, in whole MiB, that fits with that many workers, by default none."""
+    """The smallest limit, in whole MiB, that fits with that many workers, by default none, and is enough to open images."""
     low, high = 0, 64
     while not try_fit(high * MIB, workers, infos, settings, plan, measured).fits:
         low, high = high, 2 * high
@@ -320,7 +320,7 @@ def smallest_limit(
             high = middle
         else:
             low = middle
-    return high * MIB
+    return max(high * MIB, *(info.opening_bytes for info in infos))
 
 
 def fit(

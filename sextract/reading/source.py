@@ -60,7 +60,9 @@ class ImageInfo(NamedTuple):
     library_bytes : int
         About what a decoding library holds on its own heap in each process that reads.
     remote : bool
-        It is read over a network: a request takes long, however little it asks for.
+        It is read over a network.
+    opening_bytes : int
+        What all processes held to open it, with libraries that have gone since.
     """
 
     path: str
@@ -78,6 +80,7 @@ class ImageInfo(NamedTuple):
     data_size: int = 0
     library_bytes: int = 0
     remote: bool = False
+    opening_bytes: int = 0
 
 
 class ImageSource(Protocol):
@@ -232,17 +235,19 @@ def open_images(
         `limit_bytes` is too small to open it.
     """
     asked = parse_spec(spec)
-    remote = is_url(asked.path)
-    if remote:
+    common = ImageInfo(asked.path, spec, 0, 0, 0, 0, 0, "", "")
+    if is_url(asked.path):
         # Not at the head: most images are files.
-        from sextract.reading.remote import open_remote
+        from sextract.reading.remote import open_remote, opening_bytes
 
         hdus = open_remote(asked, scratch_dir, limit_bytes, say or (lambda text: None))
-        asked, spec = asked._replace(path=shown(asked.path)), shown(spec)
+        common = common._replace(
+            path=shown(asked.path), spec=shown(spec), remote=True, opening_bytes=opening_bytes(asked.path)
+        )
     else:
         hdus = opener_of(_first_bytes(asked.path), asked.path).open(asked.path, scratch_dir)
-    chosen = choose(hdus, asked)
-    return [_source(hdus, k, number, asked.path, spec, remote) for number, k in enumerate(chosen, start=1)]
+    chosen = choose(hdus, asked._replace(path=common.path))
+    return [_source(hdus, k, number, common) for number, k in enumerate(chosen, start=1)]
 
 
 def opener_of(first: bytes, path: str) -> Opener:
@@ -330,12 +335,11 @@ def _contents(hdus: Sequence[Hdu], most: int = 8) -> str:
     return ", ".join(words) + (f" and {len(hdus) - most} more" if len(hdus) > most else "")
 
 
-def _source(hdus: Sequence[Hdu], index: int, number: int, path: str, spec: str, remote: bool) -> ImageSource:
+def _source(hdus: Sequence[Hdu], index: int, number: int, common: ImageInfo) -> ImageSource:
+    """The source of an HDU; `common` is what all images of a file have in common."""
     hdu = hdus[index]
     assert hdu.make is not None
-    info = ImageInfo(
-        path=path,
-        spec=spec,
+    info = common._replace(
         hdu=index,
         ext_number=number,
         width=hdu.width,
@@ -348,6 +352,5 @@ def _source(hdus: Sequence[Hdu], index: int, number: int, path: str, spec: str, 
         data_offset=hdu.data_offset,
         data_size=hdu.data_size,
         library_bytes=hdu.library_bytes,
-        remote=remote,
     )
     return hdu.make(info)

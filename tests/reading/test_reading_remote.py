@@ -17,7 +17,8 @@ from astropy.io import fits
 from sextract.errors import InputError, LimitError
 from sextract.reading import open_images
 from sextract.reading.remote import handle as remote_handle
-from sextract.reading.remote import store
+from sextract.reading.remote import http as remote_http
+from sextract.reading.remote import state_of, store
 from sextract.records import BAD, Box
 from tests.contracts.image_source import ImageSourceContract
 from tests.object_server import SIGNATURE, Served
@@ -191,6 +192,26 @@ def test_what_fails_is_told(server, kind, message):
     with pytest.raises(InputError, match=message) as caught:
         open_images(server.url(kind, "no.fits"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_stops_answering(server, mosaic, tools, monkeypatch):
+    monkeypatch.setattr(remote_http, "TIMEOUT_S", 0.2)
+    (source,) = open_images(server.url("stalled", "mosaic.fits[1]"))
+    assert tools.read_all(source)[0].sum() == tools.read_all(open_images(f"{mosaic}[1]")[0])[0].sum()
+
+
+def test_the_state_of_an_object(server, mosaic):
+    before = state_of(server.url("plain", "mosaic.fits"))
+    assert before.startswith(f"{mosaic.stat().st_size} ")
+    assert state_of(server.url("plain", "mosaic.fits")) == before
+    os.utime(mosaic, (1e9, 1e9))
+    assert state_of(server.url("plain", "mosaic.fits")) != before
+
+
+@pytest.mark.parametrize("url", ["http://", "http://:80/a.fits", "http://a:b/a.fits", "http://" + 70 * "a" + "/a.fits"])
+def test_what_is_no_address_is_told(url):
+    with pytest.raises(InputError, match="this is no address of a server"):
+        open_images(url)
 
 
 def test_nobody_listens(mosaic, tmp_path):

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from sextract.config.locations import scheme_of, shown
+from sextract.config.locations import WEB, scheme_of, shown
 from sextract.errors import InputError
 from sextract.reading.fits import BLOCK, walk
 from sextract.reading.handle import FileHandle
@@ -45,7 +45,7 @@ def open_remote(asked: Spec, scratch_dir: str, limit_bytes: int, say: Callable[[
         There is no room to sign the address.
     """
     name, url = shown(asked.path), asked.path
-    if scheme_of(url) not in ("http", "https"):
+    if scheme_of(url) not in WEB:
         (url,) = store.sign([asked.path], limit_bytes)
         if not url:
             say(f"{name}: no address can be signed for it, it is copied to a scratch file")
@@ -74,6 +74,29 @@ def open_remote(asked: Spec, scratch_dir: str, limit_bytes: int, say: Callable[[
         hdus = _listed(copied, asked)
     handle.close()
     return hdus
+
+
+def opening_bytes(url: str) -> int:
+    """What all processes hold while an address is opened."""
+    return 0 if scheme_of(url) in WEB else store.SIGNING_BYTES
+
+
+def state_of(url: str) -> str:
+    """What tells one state of an object from another, by a request for its first bytes: size, ETag and date.
+
+    Parameters
+    ----------
+    url : str
+        Without brackets; what is no ``https`` is signed first.
+
+    Raises
+    ------
+    InputError
+        As `open_remote`.
+    """
+    handle = RemoteHandle(url if scheme_of(url) in WEB else store.sign([url])[0], shown(url))
+    handle.close()
+    return " ".join(map(str, handle.identity))
 
 
 def _listed(handle: RemoteHandle | FileHandle, asked: Spec) -> list[Hdu]:

@@ -129,6 +129,8 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 0) < 0:
             raise ValueError
+        # A name that no resolver takes is refused here; the error is a ValueError too.
+        parts.hostname.encode("idna")
     except ValueError:
         raise BadAddress("this is no address of a server") from None
     return parts
