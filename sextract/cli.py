@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sextract._version import __version__
 from sextract.config.keywords import KEYWORDS, nearest
+from sextract.config.locations import is_pair, shown
 from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
 from sextract.execution import _stop, ranks
 from sextract.execution.backend import MORE_MEMORY
@@ -27,6 +28,7 @@ from sextract.log import Reporter
 
 if TYPE_CHECKING:
     from sextract.config.resolve import Configuration, Options
+    from sextract.survey.items import Item
 
 # How long a run may take to stop after a signal; a long kernel is left in the middle then.
 STOP_SECONDS = 1.5
@@ -133,14 +135,14 @@ def only_image(words: Sequence[str], batch: bool) -> str | None:
         raise ConfigError("no image is given; see sextract -h")
     batch = batch or any(word.startswith("@") and not os.path.exists(word) for word in words)
     if len(words) == 2 and not batch:
-        a, b = words
+        a, b = map(shown, words)
         raise ConfigError(
             f"two images are either a pair, detection and measurement (write {a},{b}), "
             f"or two runs (write --batch {a} {b})"
         )
     for image in words:
-        if "," in re.sub(r"\[[^\]]*\]", "", image) and not os.path.exists(image) and not image.startswith("@"):
-            raise ConfigError(f"{image}: detection and measurement on two images is not built yet; give one image")
+        if not image.startswith("@") and is_pair(image):
+            raise ConfigError(f"{shown(image)}: detection and measurement on two images is not built yet; give one image")
     return None if batch or len(words) > 1 else words[0]
 
 
@@ -210,13 +212,24 @@ def _batch(args: argparse.Namespace, options: Options, reporter: Reporter) -> in
     part, parts = args.shard
     items = shard_of(items, part, parts)
     if args.estimate:
-        from sextract.config.resolve import read_configuration
-
-        for item in items:
-            _one(item.image, read_configuration(item.options(options), reporter), reporter, args.estimate)
-        return 0
+        return max(_estimate(item, options, reporter, args.estimate) for item in items)
     gc.enable()
     return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
+
+
+def _estimate(item: Item, options: Options, reporter: Reporter, kind: str) -> int:
+    """Tell what an image of a batch would take; one that can't be read doesn't stop the others."""
+    from sextract.config.resolve import read_configuration
+    from sextract.survey import SOME_FAILED
+
+    config = read_configuration(item.options(options), reporter)
+    try:
+        return _one(item.image, config, reporter, kind)
+    except ConfigError:
+        raise
+    except SextractError as exc:
+        reporter.error(str(exc))
+        return SOME_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
