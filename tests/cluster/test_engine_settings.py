@@ -182,6 +182,7 @@ def test_a_dask_cluster_with_memory_limits_is_refused(cli: CommandLine, night: N
         assert "--memory-limit 0" in said
 
 
+@pytest.mark.slow
 def test_no_dask_scheduler(cli: CommandLine, night: Night) -> None:
     pytest.importorskip("distributed", reason="Dask isn't installed")
     said = refused(cli, night, "--engine", "dask:tcp://127.0.0.1:1", "--mem-limit", "300M")

@@ -18,6 +18,14 @@ from tests.memory_watch import processes
 __all__ = ["long_night", "night"]
 
 
+def command_of(pid: int) -> bytes:
+    """How a process was called; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 class TestLocal(EngineContract):
     engine = "local"
     options = ("--mem-limit", "300M", "--workers", "2")
@@ -41,6 +49,27 @@ class TestParsl(EngineContract):
     @pytest.fixture(autouse=True)
     def _needs(self) -> None:
         pytest.importorskip("parsl", reason="Parsl isn't installed")
+
+    @pytest.mark.slow
+    def test_workers_that_are_stuck_are_started_anew(self, night: Night, tmp_path: Path) -> None:
+        with self.start(tmp_path / "run", night.images) as run:
+            assert run.wait_for_done(2)
+            workers = self.workers(run)
+            # Without news from their interchange all come to wait for the queue, the lock of which one of them has.
+            (interchange,) = (pid for pid in children(run.pid) if b"HTEX interchange" in command_of(pid))
+            os.kill(interchange, signal.SIGSTOP)
+            try:
+                done = -1
+                while done != (done := run.done()):
+                    assert not run.ended(2.0)
+                for worker in workers:
+                    kill(worker)
+            finally:
+                os.kill(interchange, signal.SIGCONT)
+            run.finish()
+            run.wait_until_gone()
+        self.assert_whole(run, night)
+        assert "is stuck: its workers are started anew" in run.err
 
 
 class TestDask(EngineContract):

@@ -25,7 +25,7 @@ import pytest
 from sextract.survey.manifest import read_manifest
 from tests.cluster.trees import TreeWatch, below
 from tests.conftest import environment, shared_memory
-from tests.faults.harness import Started, kill, parent_of
+from tests.faults.harness import Started, children, kill, parent_of
 from tests.memory_watch import processes
 from tests.scenes import field
 
@@ -111,6 +111,7 @@ class Survey(Started):
         words = ["@list.txt", "-o", "out/", "--engine", contract.engine, *contract.options, *options]
         super().__init__(folder, *words, env={"TMPDIR": str(own), **contract.env}, wrap=contract.launcher)
         self.contract = contract
+        self._children: set[int] = set()
 
     def done(self) -> int:
         """How many catalogues there are."""
@@ -118,13 +119,16 @@ class Survey(Started):
 
     def wait_for_done(self, count: int) -> bool:
         """Whether there come to be so many catalogues before it ends."""
-        return self.wait_for(lambda: self.done() >= count)
+        there = self.wait_for(lambda: self.done() >= count)
+        # Some take another name, and lose the mark in their environment by that.
+        self._children.update(children(self.pid))
+        return there
 
     def wait_until_gone(self) -> None:
         """Wait until all that it started has ended."""
         deadline = time.monotonic() + self._left_s
-        while left := processes(self.mark):
-            assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+        while left := processes(self.mark) | {pid for pid in self._children if parent_of(pid)}:
+            assert time.monotonic() < deadline, left
             select.select([], [], [], 0.05)
         # What is ours has no name; an engine that is killed may leave some (Open MPI's segments).
         self.shared |= shared_memory()
