@@ -31,6 +31,7 @@ WCS = {
 }  # fmt: skip
 ENTRY_POINTS = {
     "asymmetry": "measurement", "csv_catalogue": "catalogue", "signal_to_noise": "checkimage", "npy": "reader",
+    "pool": "engine",
 }  # fmt: skip
 
 

@@ -53,9 +53,9 @@ def drive(run: Callable[[], int]) -> int:
 def _serve(comm: Any) -> None:
     from mpi4py.futures import MPICommExecutor
 
-    # mpirun tells of them.
+    # What they mean is the first rank's to say, which ends the others.
     for number in STOPPING:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN)
     with MPICommExecutor(comm, root=0):
         pass
 

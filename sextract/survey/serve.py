@@ -25,8 +25,8 @@ APART = 3
 
 def serve(fd: int) -> None:
     """Do the work that comes through a socket until its other end is closed."""
-    # A terminal's signals are for whoever drives the survey.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # Those that a terminal or a batch system sends to all processes are for whoever drives the survey.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     used = False
     with socket.socket(fileno=fd) as sock, sock.makefile("rb") as orders:
