@@ -31,6 +31,8 @@ from tests.scenes import field
 
 # What an engine starts for an image has this in its command line.
 SERVES = b"sextract.survey.serve"
+# A tight limit, and the side of an image of twice that.
+TIGHT_BYTES, LARGE_SIDE = 170 << 20, 4608
 # A long night: images, different fields in them, processes that are killed, seconds that it may take.
 LONG, DIFFERENT, KILLS, LONG_S = 500, 10, 5, 3600.0
 
@@ -81,6 +83,17 @@ def make_night(folder: Path, count: int, size: int, sources: int, different: int
 def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     """Twelve small images and a bad one."""
     return make_night(tmp_path_factory.mktemp("night"), 12, 300, 60)
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images whose pixels, as many as a worker would like to keep, don't fit into a tight limit."""
+    folder = tmp_path_factory.mktemp("large")
+    images = [field(folder / "n0.fits", LARGE_SIDE, 500).path]
+    for k in range(1, 4):
+        images.append(folder / f"n{k}.fits")
+        os.link(images[0], images[-1])
+    return images
 
 
 @pytest.fixture(scope="session")
@@ -215,11 +228,16 @@ class EngineContract:
         self.assert_whole(run, night)
         assert "1 of 13 images failed" in run.err
 
-    def test_memory_of_each_worker(self, night: Night, tmp_path: Path) -> None:
-        with self.start(tmp_path / "run", night.images) as run, TreeWatch(lambda: self.trees(run)) as watch:
-            run.finish()
+    def test_memory_of_each_worker(self, large: list[Path], tmp_path: Path) -> None:
+        # Images whose pixels don't fit: all that may be held is held.
+        limit = "--mem-limit", f"{TIGHT_BYTES >> 20}M"
+        with self.start(tmp_path / "run", large, *limit) as run, TreeWatch(lambda: self.trees(run)) as watch:
+            assert run.finish() == 0, run.err
             run.wait_until_gone()
-        self.assert_within(watch)
+        self.assert_within(watch, TIGHT_BYTES)
+        peak = max(tree.peak for tree in watch.trees.values())
+        print(f"{self.engine}: {peak >> 20} MiB of {TIGHT_BYTES >> 20}")
+        assert peak > 0.6 * TIGHT_BYTES
 
     def test_killed_processes_cost_a_try(self, night: Night, tmp_path: Path) -> None:
         rng = random.Random(1)
@@ -271,7 +289,7 @@ class EngineContract:
             run.finish()
             run.wait_until_gone()
         self.assert_whole(run, long_night)
-        self.assert_within(watch)
+        self.assert_within(watch, self.limit_bytes)
         again = sum(entry.attempts > 1 for entry in read_manifest(str(run.catalogues / "sextract.manifest")).images)
         most = max(watch.trees.values(), key=lambda tree: tree.peak)
         print(f"{self.engine}: {run.seconds:.0f} s, {again} images done again, {len(watch.trees)} trees, most {most}")
@@ -280,10 +298,10 @@ class EngineContract:
         """Whose death ends no more than what it does."""
         return self.workers(run)
 
-    def assert_within(self, watch: TreeWatch) -> None:
-        """Every worker was seen, and held less than its limit."""
+    def assert_within(self, watch: TreeWatch, limit_bytes: int) -> None:
+        """Workers were seen, and held less than their limit."""
         assert sum(tree.looks for tree in watch.trees.values()) > 10
-        assert max(tree.peak for tree in watch.trees.values()) <= self.limit_bytes, watch.trees
+        assert max(tree.peak for tree in watch.trees.values()) <= limit_bytes, watch.trees
 
     def resume(self, night: Night, folder: Path) -> None:
         """Go on with what was cut off."""
