@@ -113,7 +113,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return rest, keywords
 
 
-def list_images(words: Sequence[str], batch: bool) -> str | None:
+def only_image(words: Sequence[str], batch: bool) -> str | None:
     """The one image of a run; None if they are a batch.
 
     Raises
@@ -154,7 +154,7 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         return _dump(args)
     if args.merge is not None:
         return _merge(args, keywords, reporter)
-    image = list_images(args.images, args.batch)
+    image = only_image(args.images, args.batch)
     # With this comes numpy, without which the version, say, is told in half the time.
     from sextract.config.resolve import Options, read_configuration
 

@@ -22,6 +22,7 @@ from sextract.config.settings import Settings
 from sextract.errors import Interrupted, LimitError, SextractError, out_of_memory
 from sextract.execution.backend import MORE_MEMORY
 from sextract.log import Reporter
+from sextract.memory.slab import Slab
 from sextract.reading.spec import parse_spec
 
 _PIECE_BYTES = 64 << 10
@@ -86,7 +87,7 @@ class Outcome(NamedTuple):
     summary: pipeline.Summary | None = None
 
 
-def run_image(job: Job, reporter: Reporter | None = None) -> Outcome:
+def run_image(job: Job, reporter: Reporter | None = None, slab: Slab | None = None) -> Outcome:
     """Do a job in this process; whatever goes wrong is in the outcome.
 
     Parameters
@@ -94,6 +95,8 @@ def run_image(job: Job, reporter: Reporter | None = None) -> Outcome:
     job : Job
     reporter : Reporter, optional
         Gets the lines as they come; without one they are in the outcome.
+    slab : Slab, optional
+        Of this process's earlier jobs.
     """
     stream = io.StringIO()
     reporter = Reporter(job.settings.verbose, stream) if reporter is None else reporter
@@ -103,7 +106,7 @@ def run_image(job: Job, reporter: Reporter | None = None) -> Outcome:
     outputs: tuple[tuple[str, int, str], ...] = ()
     try:
         os.chdir(job.folder)
-        summary = pipeline.run(job.image, job.settings, reporter)
+        summary = pipeline.run(job.image, job.settings, reporter, slab)
         outputs = tuple(_output(name, job.settings) for name in summary.outputs if not is_standard_output(name))
         reporter.info(str(summary))
     except Interrupted:
