@@ -98,7 +98,7 @@ class Rule:
     def __init__(self, radius_arcsec: float, read: Callable[[Ranges], Records], room_bytes: int) -> None:
         if not 0 <= radius_arcsec <= _MOST_ARCSEC:
             raise ConfigError(f"--merge-radius {radius_arcsec:g} is not from 0 to {_MOST_ARCSEC:g} arcsec")
-        self._order = ring_order(radius_arcsec / 3600)
+        self._radius_deg = radius_arcsec / 3600
         # The chord, which is what is compared.
         self._chord = 2.0 * math.sin(math.radians(radius_arcsec / 3600) / 2.0)
         self._read = read
@@ -129,7 +129,8 @@ class Rule:
 
     def _decide(self, pixel: Pixel, own: Records, rings: int) -> NDArray[np.int64] | None:
         """Ids of primaries, or None if they depend on sources beyond that many rings."""
-        inner, outer = (self._read(ranges) for ranges in surroundings(pixel, self._order, rings))
+        around = surroundings(pixel, ring_order(pixel, self._radius_deg), rings)
+        inner, outer = (self._read(ranges) for ranges in around)
         n, here = len(own) + len(inner) + len(outer), len(own)
         if n * SOURCE_BYTES > self._room:
             more = (n * SOURCE_BYTES - self._room >> 20) + 1

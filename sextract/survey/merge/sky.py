@@ -28,7 +28,8 @@ _SIZE_DEG = 58.6
 # A ring's pixels are at least this many radii wide on average.  The narrowest are less than half of that: what lies within the
 # radius of a pixel is in it or in its neighbours.
 _RADII = 16.0
-_FINEST_RING = 20
+# Nor are they smaller than a pixel's size by more orders than this, so that a large one hasn't too many along its edges.
+_RING_ORDERS = 7
 
 # Orders looked at together where a partition is divided.
 _STEP = 4
@@ -121,10 +122,10 @@ def _count(pieces: Iterable[Keys], order: int, parents: Keys, step: int) -> NDAr
     return counts.reshape(len(parents), -1)
 
 
-def ring_order(radius_deg: float) -> int:
-    """The finest order whose pixels are so wide that what is within the radius of one is in it or its neighbours."""
+def ring_order(pixel: Pixel, radius_deg: float) -> int:
+    """An order whose pixels are so wide that what is within the radius of one is in it or its neighbours."""
     order = 0
-    while order < _FINEST_RING and _SIZE_DEG / (1 << order + 1) >= _RADII * radius_deg:
+    while order < min(pixel.order + _RING_ORDERS, ORDER) and _SIZE_DEG / (1 << order + 1) >= _RADII * radius_deg:
         order += 1
     return order
 
