@@ -149,13 +149,11 @@ class DataSet:
             relative = f"Norder={pixel.order}/Dir={pixel.number // 10000 * 10000}/Npix={pixel.number}.parquet"
         target = os.path.join(self.folder, *([] if pixel is None else ["dataset"]), relative)
         about: list[Any] = []
-        with self._file(target) as out:
-            # Text repeats; numbers are packed better without a dictionary.
-            with pq.ParquetWriter(
-                out, schema, compression="zstd", use_dictionary=[IMAGE], metadata_collector=about, write_statistics=True
-            ) as writer:
-                for group in groups:
-                    writer.write_batch(group)
+        # Text repeats; numbers are packed better without a dictionary.
+        how = {"compression": "zstd", "use_dictionary": [IMAGE], "metadata_collector": about}
+        with self._file(target) as out, pq.ParquetWriter(out, schema, **how) as writer:
+            for group in groups:
+                writer.write_batch(group)
         if pixel is not None:
             self._collect(about[-1], relative)
 
@@ -186,7 +184,6 @@ class DataSet:
             pq.write_metadata(schema, out)
         if self._chunks:
             with self._file(os.path.join(folder, "_metadata")) as out:
-                # With an open file it would be left to itself to find out which of them belong together.
                 whole = self._chunks[0]
                 for each in self._chunks[1:]:
                     whole.append_row_groups(each)

@@ -1,9 +1,9 @@
 """The rule of duplicates: which of the sources that overlapping images have of one object is its primary.
 
 Sources are taken best first.  One is a duplicate if a primary of another frame (image and extension) lies within the radius;
-otherwise it is a primary.  The primary that a duplicate refers to is the nearest one of another frame.  Sources of one frame are
-never each other's duplicates, so that blends stay apart.  Better is, in this order: fewer of the FLAGS bits 4, 8, 16, 32, 64
-and 128; farther from the edge of the frame; higher signal to noise; lower image number, extension and NUMBER.
+otherwise it is a primary.  The primary that a duplicate refers to is the nearest one of another frame.  Sources of one frame
+are never each other's duplicates, so that blends stay apart.  Better is, in this order: fewer of the FLAGS bits 4, 8, 16, 32,
+64 and 128; farther from the edge of the frame; higher signal to noise; lower image number, extension and NUMBER.
 
 What is decided of a source may depend on its neighbours' neighbours.  So a partition is decided together with rings of pixels
 around it, and what those outside could change is known to be unknown (``_greedy.pyx``); then more rings are taken.  The
@@ -29,7 +29,7 @@ RECORD = np.dtype(
         ("key", "i8"),  # its HEALPix pixel
         ("id", "i8"),  # image, extension and NUMBER; see `source_ids`
         ("x", "f8"), ("y", "f8"), ("z", "f8"),  # unit vector
-        ("edge", "f4"),  # distance from the edge of the frame, arcsec; -inf if unknown
+        ("edge", "f4"),  # distance from the edge of the frame, pixels; -inf if unknown
         ("snr", "f4"),  # -inf if unknown
         ("serious", "i4"),  # how many serious FLAGS it has
         ("slot", "i4"),  # where its row is, within the rows of its partition
@@ -161,13 +161,10 @@ class Frame(NamedTuple):
     ----------
     width, height : int
         Pixels; 0 if unknown.
-    pixel_scale : float
-        Arcsec; 1 if unknown.
     """
 
     width: int
     height: int
-    pixel_scale: float
 
 
 def describe(rows: NDArray[Any], frame: Frame, out: Records) -> None:
@@ -189,7 +186,7 @@ def describe(rows: NDArray[Any], frame: Frame, out: Records) -> None:
     if {"X_IMAGE", "Y_IMAGE"} <= set(names) and frame.width and frame.height:
         x, y = rows["X_IMAGE"].astype(np.float64), rows["Y_IMAGE"].astype(np.float64)
         near = np.minimum(np.minimum(x - 0.5, frame.width + 0.5 - x), np.minimum(y - 0.5, frame.height + 0.5 - y))
-        out["edge"] = known(near * frame.pixel_scale)
+        out["edge"] = known(near)
 
 
 def signal_to_noise(rows: NDArray[Any]) -> NDArray[np.float64]:

@@ -49,7 +49,7 @@ class Image:
     def frame(self, extension: int) -> Frame:
         """An extension, from 0, as duplicates are judged by."""
         found = self.extensions[extension]
-        return Frame(found.width or 0, found.height or 0, found.pixel_scale or 1.0)
+        return Frame(found.width or 0, found.height or 0)
 
 
 class _Found(NamedTuple):
@@ -112,6 +112,7 @@ def _tell(images: Sequence[Image], reporter: Reporter) -> None:
             left = [i.entry.image for i in images if i.entry.state not in (DONE, FAILED)]
         if left:
             more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
-            reporter.warning(f"{len(left)} of {len(images)} images {what}, so without sources: {', '.join(left[:_NAMED])}{more}")
+            named = f"{', '.join(left[:_NAMED])}{more}"
+            reporter.warning(f"{len(left)} of {len(images)} images {what}, so without sources: {named}")
     if not any(map(mergeable, images)):
         raise InputError(f"none of the {len(images)} images in the manifests is done and has a catalogue")

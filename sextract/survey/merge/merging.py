@@ -218,15 +218,17 @@ class _Merge:
         self._lost = Gathered(self._folder, np.dtype("i8"), [nowhere])
         self._stack.callback(self._lost.close)
         if nowhere:
-            self._reporter.warning(f"{nowhere} of {self._rows} rows have no position on the sky: they go to no_position.parquet")
+            where = "they go to no_position.parquet"
+            self._reporter.warning(f"{nowhere} of {self._rows} rows have no position on the sky: {where}")
         firsts = np.array([pixel.first for pixel in pixels], np.int64)
         filled = np.zeros(len(pixels) + 1, np.int64)
+        numbered = any(field.name == "NUMBER" for field in self._fields)
         done = 0
         for image in self._sources:
             seen = [0] * len(image.rows)
             for extension, rows in self._pieces(image):
                 own = keys.read(done, len(rows))
-                numbers = rows["NUMBER"] if "NUMBER" in self._dtype.names else np.arange(1, len(rows) + 1) + seen[extension]
+                numbers = rows["NUMBER"] if numbered else np.arange(1, len(rows) + 1) + seen[extension]
                 records = self._describe(image, extension, rows, own, numbers)
                 where = np.where(own == NOWHERE, len(pixels), np.searchsorted(firsts, own, side="right") - 1)
                 self._sort_out(rows, records, where, filled)

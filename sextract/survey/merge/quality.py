@@ -41,12 +41,13 @@ _WRITTEN = 4096
 
 
 class Sky(NamedTuple):
-    """Where a frame is: its centre and its size, degrees."""
+    """Where a frame is: its centre, its size and that of a pixel, degrees."""
 
     ra: float = math.nan
     dec: float = math.nan
     width: float = math.nan
     height: float = math.nan
+    scale: float = math.nan
 
 
 class FrameSummary:
@@ -66,6 +67,7 @@ class FrameSummary:
         self._sizes = np.empty(0, np.float32)
         self._stars, self._every = 0, 1
         self._place = _Place(extension, sky)
+        self._scale = extension.pixel_scale or math.nan
 
     def add(self, rows: NDArray[Any]) -> None:
         """The next rows."""
@@ -97,6 +99,11 @@ class FrameSummary:
     def sky(self) -> Sky:
         """Where the frame is."""
         return self._place.solve()
+
+    @property
+    def pixel_scale(self) -> float:
+        """Arcsec of a pixel on the sky; the manifest's, which may be PIXEL_SCALE as it was set, if that isn't known."""
+        return self._scale if math.isnan(self.sky.scale) else 3600.0 * self.sky.scale
 
     def fraction(self, bit: int) -> float:
         """Part of the rows that have a bit of FLAGS."""
@@ -193,7 +200,8 @@ class _Place:
         ra = ra0 + math.atan2(xi, down)
         dec = math.atan2(math.sin(dec0) + eta * math.cos(dec0), math.hypot(xi, down))
         sides = width * math.hypot(*along_x), height * math.hypot(*along_y)
-        return Sky(math.degrees(ra) % 360.0, math.degrees(dec), *map(math.degrees, sides))
+        scale = math.sqrt(abs(along_x[0] * along_y[1] - along_x[1] * along_y[0]))
+        return Sky(math.degrees(ra) % 360.0, math.degrees(dec), *map(math.degrees, (*sides, scale)))
 
 
 class _Column(NamedTuple):
@@ -216,6 +224,10 @@ def _of_summary(value: Callable[[FrameSummary, ExtensionEntry], Any]) -> Callabl
     return lambda image, extension, summary: None if summary is None or extension is None else value(summary, extension)
 
 
+def _of_flag(bit: int) -> Callable[..., Any]:
+    return _of_summary(lambda summary, extension: summary.fraction(bit))
+
+
 COLUMNS = (
     _Column("IMAGE", "S", "", "Image", _of_entry("image")),
     _Column("IMAGE_NUMBER", "i4", "", "Its number in the data set", lambda image, *_: image.number),
@@ -226,9 +238,9 @@ COLUMNS = (
     _Column("BACKGROUND", "f8", "adu", "Median background", _of_extension("background")),
     _Column("RMS", "f8", "adu", "Noise of a pixel", _of_extension("rms")),
     _Column("THRESHOLD", "f8", "adu", "Detection threshold", _of_extension("threshold")),
-    _Column("PIXEL_SCALE", "f8", "arcsec", "Size of a pixel", _of_extension("pixel_scale")),
+    _Column("PIXEL_SCALE", "f8", "arcsec", "Size of a pixel", _of_summary(lambda s, e: s.pixel_scale)),
     _Column("ZEROPOINT", "f8", "mag", "MAG_ZEROPOINT", _of_extension("zeropoint")),
-    _Column("SEEING", "f8", "arcsec", "FWHM of stars", _of_summary(lambda s, e: s.fwhm * (e.pixel_scale or math.nan))),
+    _Column("SEEING", "f8", "arcsec", "FWHM of stars", _of_summary(lambda s, e: s.fwhm * s.pixel_scale)),
     _Column(
         "DEPTH", "f8", "mag", "Magnitude of a star of 5 sigma",
         _of_summary(lambda s, e: depth(_number(e.zeropoint), _number(e.rms), s.fwhm)),
@@ -242,7 +254,7 @@ COLUMNS = (
         _of_summary(lambda s, e: s.unflagged / s.rows if s.rows else math.nan),
     ),
     *(
-        _Column(f"FLAG_{bit}", "f4", "", f"Fraction of sources with {bit} in FLAGS", _of_summary(lambda s, e, b=bit: s.fraction(b)))
+        _Column(f"FLAG_{bit}", "f4", "", f"Fraction of sources with {bit} in FLAGS", _of_flag(bit))
         for bit in BITS
     ),
     _Column("SECONDS", "f8", "s", "Time that the image took", _of_entry("seconds")),
@@ -286,7 +298,7 @@ class QualityTable:
     def add(self, image: Image, summaries: Sequence[FrameSummary] = ()) -> None:
         """An image, and what was found out of each of its extensions."""
         extensions = image.extensions or (None,)
-        found = summaries or [None] * len(extensions)
+        found: Sequence[FrameSummary | None] = summaries or [None] * len(extensions)
         for extension, summary in zip(extensions, found, strict=True):
             self._waiting.append(tuple(self._cell(c, c.value(image, extension, summary)) for c in COLUMNS))
         if len(self._waiting) >= _WRITTEN:

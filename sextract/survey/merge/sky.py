@@ -1,7 +1,7 @@
 """HEALPix pixels: keys of positions, partitions that hold no more than so many rows, and rings of pixels around them.
 
-A key is the number of a position's pixel at order 29 (nested), the finest that 64 bits hold.  A pixel of any order is a range of
-keys, so partitions and rings are ranges too.  The geometry is astropy-healpix's.
+A key is the number of a position's pixel at order 29 (nested), the finest that 64 bits hold.  A pixel of any order is a range
+of keys, so partitions and rings are ranges too.  The geometry is astropy-healpix's.
 
 References
 ----------
@@ -195,7 +195,9 @@ def _ranges(pixels: Keys, order: int) -> Ranges:
     shift = 2 * (ORDER - order)
     begins = np.flatnonzero(np.diff(pixels, prepend=-2) != 1)
     ends = np.append(begins[1:], len(pixels))
-    return np.stack([pixels[begins] << shift, (pixels[ends - 1] + 1) << shift], axis=1) if len(pixels) else np.empty((0, 2), np.int64)
+    if not len(pixels):
+        return np.empty((0, 2), np.int64)
+    return np.stack([pixels[begins] << shift, (pixels[ends - 1] + 1) << shift], axis=1)
 
 
 def _without(ranges: Ranges, pixel: Pixel) -> Ranges:

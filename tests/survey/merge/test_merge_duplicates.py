@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("astropy_healpix", reason="astropy-healpix is not installed: pip install 'sextract[merge]'")
-
 from sextract.errors import ConfigError, LimitError
 from sextract.survey.merge.duplicates import RECORD, Frame, Rule, best_first, describe, frame_of, source_ids
 from sextract.survey.merge.scratch import Sorted
 from sextract.survey.merge.sky import keys_of, partition
 from tests.survey.merge.surveys import rows_at
+
+pytest.importorskip("astropy_healpix", reason="astropy-healpix is not installed: pip install 'sextract[merge]'")
 
 ROOM = 1 << 30
 
@@ -78,12 +78,13 @@ def crowd(place, n, spread_arcsec, frames, seed):
     true = rng.normal(0, spread_arcsec, (n, 2)) / 206265
     u, v = (np.repeat(true, frames, axis=0) + rng.normal(0, 0.3 / 206265, (n * frames, 2))).T
     centre = np.array([np.cos(d0) * np.cos(a0), np.cos(d0) * np.sin(a0), np.sin(d0)])
-    east, north = np.array([-np.sin(a0), np.cos(a0), 0]), np.array([-np.sin(d0) * np.cos(a0), -np.sin(d0) * np.sin(a0), np.cos(d0)])
+    east = np.array([-np.sin(a0), np.cos(a0), 0])
+    north = np.cross(centre, east)
     p = centre + u[:, None] * east + v[:, None] * north
     ra, dec = np.degrees(np.arctan2(p[:, 1], p[:, 0])) % 360, np.degrees(np.arctan2(p[:, 2], np.hypot(p[:, 0], p[:, 1])))
     ids = np.concatenate([source_ids(image, 1 + image % 2, np.arange(1, n + 1)) for image in range(1, frames + 1)])
     ids = ids.reshape(frames, n).T.ravel()
-    quality = {"serious": rng.integers(0, 2, n * frames), "edge": rng.integers(0, 5, n * frames), "snr": rng.integers(0, 3, n * frames)}
+    quality = {name: rng.integers(0, most, n * frames) for name, most in (("serious", 2), ("edge", 5), ("snr", 3))}
     return records_at(ra, dec, ids, **quality)
 
 
@@ -139,11 +140,11 @@ def test_what_sources_are_compared_by():
     rows = rows_at([0.0] * 4, [0.0] * 4, FLAGS=[3, 4, 12, 16], SNR_WIN=[5, np.nan, 7, 8])
     rows["X_IMAGE"], rows["Y_IMAGE"] = [10, 95, 50, np.nan], [50, 50, 3, 50]
     out = np.zeros(4, RECORD)
-    describe(rows, Frame(100, 80, 0.5), out)
+    describe(rows, Frame(100, 80), out)
     assert out["serious"].tolist() == [0, 1, 2, 1]
     assert out["snr"].tolist() == [5, -np.inf, 7, 8]
-    assert out["edge"].tolist() == [4.75, 2.75, 1.25, -np.inf]
-    describe(rows, Frame(0, 0, 1.0), out)
+    assert out["edge"].tolist() == [9.5, 5.5, 2.5, -np.inf]
+    describe(rows, Frame(0, 0), out)
     assert (out["edge"] == -np.inf).all()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-pytest.importorskip("astropy_healpix", reason="astropy-healpix is not installed: pip install 'sextract[merge]'")
-
 from sextract.survey.merge import sky
 from sextract.survey.merge.sky import ORDER, Pixel, keys_of, partition, ring_order, surroundings
+
+pytest.importorskip("astropy_healpix", reason="astropy-healpix is not installed: pip install 'sextract[merge]'")
 
 
 def positions(n=4000, seed=1):
@@ -38,7 +40,7 @@ def test_partitions_are_the_coarsest_that_hold_no_more(most):
         return np.searchsorted(keys, pixel.end) - np.searchsorted(keys, pixel.first)
 
     assert sum(pixel.rows for pixel in pixels) == len(keys) - 1
-    assert all(a.end <= b.first for a, b in zip(pixels, pixels[1:], strict=False))
+    assert all(a.end <= b.first for a, b in itertools.pairwise(pixels))
     for pixel in pixels:
         assert pixel.rows == count(pixel) > 0
         assert pixel.rows <= most or pixel.order == ORDER
