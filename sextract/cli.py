@@ -27,6 +27,7 @@ from sextract.log import Reporter
 
 if TYPE_CHECKING:
     from sextract.config.resolve import Configuration, Options
+    from sextract.survey.items import Item
 
 # How long a run may take to stop after a signal; a long kernel is left in the middle then.
 STOP_SECONDS = 1.5
@@ -217,13 +218,24 @@ def _batch(args: argparse.Namespace, options: Options, reporter: Reporter) -> in
     part, parts = args.shard
     items = shard_of(items, part, parts)
     if args.estimate:
-        from sextract.config.resolve import read_configuration
-
-        for item in items:
-            _one(item.image, read_configuration(item.options(options), reporter), reporter, args.estimate)
-        return 0
+        return max(_estimate(item, options, reporter, args.estimate) for item in items)
     gc.enable()
     return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
+
+
+def _estimate(item: Item, options: Options, reporter: Reporter, kind: str) -> int:
+    """Tell what an image of a batch would take; one that can't be read doesn't stop the others."""
+    from sextract.config.resolve import read_configuration
+    from sextract.survey import SOME_FAILED
+
+    config = read_configuration(item.options(options), reporter)
+    try:
+        return _one(item.image, config, reporter, kind)
+    except ConfigError:
+        raise
+    except SextractError as exc:
+        reporter.error(str(exc))
+        return SOME_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -131,7 +131,7 @@ def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept:
     in_memory = memory_outputs(settings, infos)
     planned = fit(settings.resources.mem_limit_bytes - in_memory.nbytes, settings.resources.workers, infos, settings, plan)
     _warn(infos, plan, in_memory, reporter)
-    if cache_room(settings.resources.mem_limit_bytes) < sum(info.data_size for info in infos):
+    if not settings.resources.hosted and cache_room(settings.resources.mem_limit_bytes) < sum(i.data_size for i in infos):
         # Pages would only push each other out, and have the kernel look for some at every read.
         for source in images:
             source.drop_behind()
