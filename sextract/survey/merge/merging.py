@@ -218,8 +218,8 @@ class _Merge:
         self._lost = Gathered(self._folder, np.dtype("i8"), [nowhere])
         self._stack.callback(self._lost.close)
         if nowhere:
-            where = "they go to no_position.parquet"
-            self._reporter.warning(f"{nowhere} of {self._rows} rows have no position on the sky: {where}")
+            kept = "they go to no_position.parquet"
+            self._reporter.warning(f"{nowhere} of {self._rows} rows have no position on the sky: {kept}")
         firsts = np.array([pixel.first for pixel in pixels], np.int64)
         filled = np.zeros(len(pixels) + 1, np.int64)
         numbered = any(field.name == "NUMBER" for field in self._fields)
