@@ -192,7 +192,11 @@ class TextCatalogue(Catalogue):
         except OSError as exc:
             raise InputError(f"can't read the catalogue {path}: {exc.strerror}") from exc
         self._first = [line] if line else []
-        self._take(_text_fields(path, head, len(line.split())))
+        try:
+            self._take(_text_fields(path, head, len(line.split())))
+        except InputError:
+            self.close()
+            raise
 
     def pieces(self) -> Iterator[tuple[int, Rows]]:
         """Rows in turn, cut where the manifest says that an extension ends."""

@@ -219,9 +219,15 @@ class DataSet:
         except OSError as exc:
             raise explain(exc, target, OPTION) from exc
         output = OutputFile(target, OPTION, seekable=False)
+        sink = _Sink(output)
         try:
-            yield _Sink(output)
+            yield sink
             output.commit()
+        except BaseException:
+            # Arrow's own words say nothing of the disk, nor of a signal.
+            if sink.failed is not None:
+                raise sink.failed from None
+            raise
         finally:
             output.abort()
 
@@ -252,10 +258,17 @@ class DataSet:
 
 
 class _Sink(io.RawIOBase):
-    """An `OutputFile` as something that others write to."""
+    """An `OutputFile` as something that others write to.
+
+    Attributes
+    ----------
+    failed : BaseException or None
+        What stopped a write; what is written after that goes nowhere.
+    """
 
     def __init__(self, output: OutputFile) -> None:
         self._output = output
+        self.failed: BaseException | None = None
 
     def writable(self) -> bool:
         """Yes."""
@@ -263,7 +276,12 @@ class _Sink(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Append."""
-        self._output.append(bytes(data))
+        if self.failed is None:
+            try:
+                self._output.append(bytes(data))
+            except BaseException as exc:
+                self.failed = exc
+                raise
         return len(data)
 
     def tell(self) -> int:

@@ -228,6 +228,31 @@ def test_a_killed_merge_leaves_what_the_next_one_removes(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"s", "out.parquet"}
 
 
+def test_a_disk_that_is_full_is_named(tmp_path):
+    code = (
+        "import resource, signal\n"
+        "import numpy as np\n"
+        "from sextract.errors import OutputError\n"
+        "from sextract.survey.merge.dataset import ADDED, KEY, DataSet, Field, batch, schema_of\n"
+        "from sextract.survey.merge.sky import Pixel\n"
+        "fields = [Field('A', 'f8')]\n"
+        "values = {f.name: np.arange(100000).astype(f.dtype) for f in (*fields, *ADDED, Field(KEY, 'i8'))}\n"
+        "values['IMAGE'] = ['a.fits'] * 100000\n"
+        "schema = schema_of(fields, 6)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "try:\n"
+        "    with DataSet('out.parquet', False) as output:\n"
+        "        output.write(Pixel(0, 4, 100000), schema, iter([batch(schema, values)] * 3))\n"
+        "except OutputError as exc:\n"
+        "    print(exc)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(p) for p in sys.path if p])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, timeout=120, capture_output=True, text=True)
+    assert re.match(r"can't write .*Npix=4\.parquet: it grows beyond the largest file .*--merge$", done.stdout), done
+    assert not done.stderr and not list(tmp_path.iterdir())
+
+
 def test_hats_takes_it_for_its_own(tmp_path, monkeypatch):
     validation = pytest.importorskip("hats.io.validation", reason="the hats package is not installed")
     monkeypatch.setattr(merging, "MOST_ROWS", 50)
