@@ -182,6 +182,7 @@ def test_a_survey_of_objects_is_signed_once_and_goes_on(
 ) -> None:
     for name, value in credentials(objects).items():
         monkeypatch.setenv(name, value)
+    put(objects, "survey")
     names = [f"s3://survey/n{k}.fits" for k in range(4)]
     for name in names[:3]:
         put(objects, name.removeprefix("s3://"), (server.folder / "field.fits").read_bytes())
