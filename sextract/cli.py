@@ -46,7 +46,7 @@ sextract -h            all options
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = (
     "-c", "-o", "--mem-limit", "--account", "--mem-report", "--profile", "--workers", "--tile-shape", "--provenance",
-    "--scratch",
+    "--scratch", "--checkpoint", "--checkpoint-folder",
 )  # fmt: skip
 _BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
@@ -175,6 +175,9 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         mem_report=tuple(args.mem_report),
         profile=args.profile,
         tile_shape=args.tile_shape,
+        checkpoint=args.checkpoint,
+        checkpoint_folder=args.checkpoint_folder,
+        resume=args.resume,
         provenance=args.provenance,
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
         strict=args.strict,
@@ -271,6 +274,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
+    add("--checkpoint", type=_bands, metavar="N", help="in one large image: note every N rows of tiles where the run stands")
+    add("--checkpoint-folder", metavar="FOLDER", help="where CATALOGUE.checkpoint is kept (else beside the catalogue)")
+    add("--resume", action="store_true", help="go on where a run that was killed stood")
     add("--provenance", choices=("input", "full"), default="input", help="full: facts of the run in the header")
     add("--sextractor-bugs", default="", metavar="NAMES", help="restore SExtractor's oddities: all, or =name,name")
     add("--tile-shape", type=parse_tile_shape, help=argparse.SUPPRESS)
@@ -341,6 +347,12 @@ def _listed(name: str) -> list[str]:
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) > 4096:
         raise ConfigError(f"--workers {text!r} is not a number from 0 to 4096")
+    return int(text)
+
+
+def _bands(text: str) -> int:
+    if not text.isdigit() or int(text) > 1_000_000:
+        raise ConfigError(f"--checkpoint {text!r} is not a number of rows of tiles from 0 (none) to 1000000")
     return int(text)
 
 

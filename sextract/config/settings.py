@@ -127,6 +127,12 @@ class ResourceSettings:
         MEM_REPORT: files.
     profile : str
         PROFILE: a file, or nothing.
+    checkpoint : int
+        CHECKPOINT: rows of tiles from one to the next; 0: none.
+    checkpoint_folder : str
+        CHECKPOINT_FOLDER; empty: beside the catalogue.
+    resume : bool
+        Go on from the latest checkpoint, if there is one.
     """
 
     mem_limit_bytes: int = 0
@@ -136,6 +142,9 @@ class ResourceSettings:
     scratch_dir: str = ""
     mem_report: tuple[str, ...] = ()
     profile: str = ""
+    checkpoint: int = 0
+    checkpoint_folder: str = ""
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from sextract.catalogue.writer import open_writer
+from sextract.checkimage.apertures import ApertureImage
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.machine import cache_room
@@ -29,6 +30,7 @@ from sextract.memory.gauge import Gauge
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.memory.timeline import Recorder
+from sextract.pipeline.checkpoint import Checkpoint, folder_of
 from sextract.pipeline.estimate import Estimate, estimate
 from sextract.pipeline.extraction import Extraction
 from sextract.pipeline.facts import MemoryOutputs, memory_outputs, outcome, run_facts
@@ -95,6 +97,8 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
 
 
 def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace) -> Summary:
+    # It refuses what can't be checkpointed.
+    folder_of(settings)
     plan = families(settings)
     images = open_images(image, scratch_dir=settings.resources.scratch_dir)
     infos = [image.info for image in images]
@@ -144,6 +148,7 @@ def _extract(
         if recorder.timeline is None:
             # Nobody needs it while the files are finished.
             stack.callback(slab.close)
+        checkpoint = stack.enter_context(Checkpoint(settings, images, facts, writer, checks, reporter))
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks, trace=trace)
         with trace.main("workers"):
             backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan, recorder)
@@ -155,9 +160,11 @@ def _extract(
         reporter.detail(", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in fitted.budget.lines()))
         work = Run(
             images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, catalogue_in_memory, recorder,
-            trace.main,
+            trace.main, checkpoint,
         )
-        detected = sum(_extension(work, k, layout) for k, layout in enumerate(fitted.layouts))
+        checkpoint.restore(work)
+        for k in range(checkpoint.extension, len(images)):
+            _extension(work, k, fitted.layouts[k])
         trace.count({"parent": os.getpid(), **backend.processes()})
         gauge.exact()
         for source in images:
@@ -171,13 +178,14 @@ def _extract(
             with uninterrupted():
                 writer.close()
                 checks.close()
+                checkpoint.remove()
         reporter.detail(_buffers(slab))
     seconds = recorder.seconds
     pixels = sum(i.width * i.height for i in infos)
     outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
     summary = Summary(
         sources=work.written,
-        detected=detected,
+        detected=work.detected,
         beyond=work.beyond,
         seconds=seconds,
         mpixel_per_s=pixels / 1e6 / seconds,
@@ -198,26 +206,36 @@ def _buffers(slab: Slab) -> str:
     return f"Buffers at most {size_text(slab.ledger.peak)} of {size_text(slab.capacity)}: {most}{pieces}{behind}"
 
 
-def _extension(work: Run, index: int, layout: Layout) -> int:
-    """One extension; the number of sources detected."""
-    info = work.images[index].info
+def _extension(work: Run, index: int, layout: Layout) -> None:
+    """One extension, or what a checkpoint left of it."""
+    info, checkpoint = work.images[index].info, work.checkpoint
     extraction = Extraction(work, index, layout)
     with work.reporter.progress(1.0, info.spec, "image") as progress:
         work.progress = progress
         work.mark("background", index)
-        frame = extraction.measure_background()
+        saved = checkpoint.inside(index)
+        frame = extraction.measure_background() if saved is None else extraction.restore_background(saved)
         work.mark("detection", index)
-        work.writer.begin_extension(frame)
-        facts = extraction.extract()
+        if saved is None:
+            work.writer.begin_extension(frame)
+            checkpoint.take(work, extraction)
+        else:
+            checkpoint.restore_writer(frame)
+        facts = extraction.extract(saved)
         if work.shelf is not None:
             work.shelf.complete(work)
         work.mark("writing", index)
         news = outcome(work.recorder.seconds, work.gauge.peak)
         work.writer.end_extension(replace(facts, environment=news))
     work.reporter.info(f"Objects: {facts.detected:<8d} detected / {facts.extracted:<8d} sextracted")
-    if "APERTURES" in work.checks:
-        work.checks["APERTURES"].draw(index, frame.rms)  # type: ignore[attr-defined]
-    return facts.detected
+    work.detected += facts.detected
+    apertures = work.checks.images.get("APERTURES")
+    if isinstance(apertures, ApertureImage):
+        checkpoint.draws(index)
+        apertures.draw(index, frame.rms)
+    checkpoint.take(work)
+    if isinstance(apertures, ApertureImage):
+        apertures.forget_outlines()
 
 
 def _warn(infos: Sequence[ImageInfo], plan: Plan, in_memory: MemoryOutputs, reporter: Reporter) -> None:
