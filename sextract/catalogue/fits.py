@@ -213,18 +213,19 @@ class FitsWriter(ClosesItself):
         return self._file
 
     def save(self) -> dict[str, Any]:
-        """Where this extension begins, its rows and their sum so far, and what is known of the extensions before."""
+        """Where this extension begins, its rows and their sum so far, and what headers tell of it and of those before."""
         table, total = self._table, self._total
         return {
             "begin": self._end if table is None else self._begin,
             "rows": None if table is None else [table.nrows, table.sum.nbytes, table.sum.value],
+            "frame": self._frame,
             "total": [total.detected, total.extracted, total.environment],
         }
 
     def restore(self, saved: Mapping[str, Any], frame: Frame | None) -> None:
         """Go on behind the last row; headers are written when the extension ends."""
         detected, extracted, environment = saved["total"]
-        self._end = int(saved["begin"])
+        self._end, self._frame = int(saved["begin"]), Frame(*saved["frame"])
         self._total = ExtensionFacts(
             detected=detected, extracted=extracted, environment=tuple((name, value) for name, value in environment)
         )

@@ -65,6 +65,13 @@ _CHANGED = {
 }
 
 
+# No reason to warn.
+_NONE = "there is none"
+NOTHING = "Nothing to resume, there is no checkpoint in {}: the run begins anew"
+
+OUTLINES = ".outlines"
+
+
 class Saves(Protocol):
     """The extension that is being worked on."""
 
@@ -116,7 +123,7 @@ class Checkpoint:
         self._active = bool(self.every) or (resources.resume and os.path.isdir(self.folder))
         if not self._active:
             if resources.resume:
-                reporter.info(f"Nothing to resume: there is no checkpoint in {self.folder}; the run begins at the beginning")
+                reporter.info(NOTHING.format(self.folder))
             return
         if not isinstance(writer, Resumable):
             raise ConfigError(f"CATALOG_TYPE {settings.output.catalog_type} can't be checkpointed; leave --checkpoint out")
@@ -154,13 +161,14 @@ class Checkpoint:
     def _open(self, resume: bool) -> None:
         """Take what is there, or clear it away."""
         why = self._find()
-        if not resume and why != _NONE:
+        if why == _NONE:
+            if resume:
+                self._reporter.info(NOTHING.format(self.folder))
+        elif not resume:
             self._close_saved()
-            self._reporter.warning(f"the checkpoint in {self.folder} is given up, since --resume isn't given")
-        elif why == _NONE and resume:
-            self._reporter.info(f"Nothing to resume: there is no checkpoint in {self.folder}; the run begins at the beginning")
+            self._reporter.warning(f"the checkpoint in {self.folder} is given up: --resume would go on from there")
         elif why:
-            self._reporter.warning(f"the checkpoint in {self.folder} isn't used, {why}: the run begins at the beginning")
+            self._reporter.warning(f"the checkpoint in {self.folder} isn't used, {why}: the run begins anew")
         if self._saved is None:
             self._clear()
             return
@@ -370,11 +378,6 @@ class Checkpoint:
             os.close(self._lock)
             self._lock = -1
 
-
-# No reason to warn.
-_NONE = "there is none"
-
-OUTLINES = ".outlines"
 
 
 def folder_of(settings: Settings) -> str:
