@@ -195,7 +195,8 @@ cdef inline bint lutz_row(Lutz *s, int32_t y, const Run *runs, int32_t n) noexce
     cdef Label *here = s.here
     cdef Component *comp
     # A run is cut once for each run above that it touches; each run above is touched by its own and the next run's ends.
-    if s.npieces_free < 2 * n + s.nabove + 1 or s.ncomponents_free < n:
+    # A row without runs only closes, which takes no room.
+    if n > 0 and (s.npieces_free < 2 * n + s.nabove + 1 or s.ncomponents_free < n):
         return False
     for i in range(n):
         r0 = runs[i].x0
