@@ -425,9 +425,13 @@ def _belongs(settings: Settings, images: Sequence[ImageSource], facts: RunFacts)
 
 
 def _identity(image: ImageSource) -> list[Any]:
-    info, status = image.info, os.stat(image.info.path)
+    info, size, changed = image.info, 0, 0
+    # What isn't a file is told by its header alone.
+    with contextlib.suppress(OSError):
+        status = os.stat(info.path)
+        size, changed = status.st_size, status.st_mtime_ns
     header = hashlib.sha256(info.header.encode()).hexdigest()
-    return [os.path.basename(info.path), info.hdu, info.width, info.height, status.st_size, status.st_mtime_ns, header]
+    return [os.path.basename(info.path), info.hdu, info.width, info.height, size, changed, header]
 
 
 def _configuration(settings: Settings) -> str:
