@@ -459,7 +459,7 @@ def _kernels() -> str:
 
 def _add_file(total: Any, path: str) -> None:
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        while piece := file.read(65536):
+        while piece := file.read(32768):
             total.update(piece)
 
 

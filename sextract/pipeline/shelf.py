@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROWS_PER_TASK = 2048
 
 # Copied to and from a checkpoint at a time.
-PIECE_BYTES = 65536
+PIECE_BYTES = 32768
 
 
 class Shelf:

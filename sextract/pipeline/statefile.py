@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sextract.memory.writeback import WriteBehind, drop
 
 # Read at a time when it is verified.
-PIECE_BYTES = 65536
+PIECE_BYTES = 32768
 
 _FOOT = struct.Struct("<8sQQI")
 _MAGIC = b"SEXCHECK"
