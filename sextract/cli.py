@@ -46,7 +46,7 @@ sextract -h            all options
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = (
     "-c", "-o", "--mem-limit", "--account", "--mem-report", "--profile", "--workers", "--tile-shape", "--provenance",
-    "--scratch", "--manifest", "--engine", "--shard",
+    "--scratch", "--manifest", "--engine", "--shard", "--merge", "--merge-radius", "--checkpoint", "--checkpoint-folder",
 )  # fmt: skip
 _BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
@@ -162,6 +162,8 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     args = _parser().parse_args(rest)
     if args.dump or args.dump_full or args.dump_columns or args.version:
         return _dump(args)
+    if args.merge is not None:
+        return _merge(args, keywords, reporter)
     image = only_image(args.images, args.batch)
     # With this comes numpy, without which the version, say, is told in half the time.
     from sextract.config.resolve import Options, read_configuration
@@ -177,6 +179,9 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         mem_report=tuple(args.mem_report),
         profile=args.profile,
         tile_shape=args.tile_shape,
+        checkpoint=args.checkpoint,
+        checkpoint_folder=args.checkpoint_folder,
+        resume=args.resume,
         provenance=args.provenance,
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
         strict=args.strict,
@@ -184,6 +189,19 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     if image is None:
         return _batch(args, options, reporter)
     return _one(image, read_configuration(options, reporter), reporter, args.estimate)
+
+
+def _merge(args: argparse.Namespace, keywords: Sequence[tuple[str, str]], reporter: Reporter) -> int:
+    """Merge the catalogues of a survey."""
+    from sextract.survey.merge.merging import RADIUS_ARCSEC, Request, merge
+
+    for keyword, value in keywords:
+        if keyword != "VERBOSE_TYPE":
+            raise ConfigError(f"-{keyword} {value} has no effect on --merge: catalogues are merged as they are")
+        reporter.verbose = value.upper()
+    radius = RADIUS_ARCSEC if args.merge_radius is None else args.merge_radius
+    merge(Request(args.merge, tuple(args.images), radius, args.mem_limit, args.scratch, args.overwrite), reporter)
+    return 0
 
 
 def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | None) -> int:
@@ -252,14 +270,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=_count, metavar="N", help="worker processes; 0: all in one process (else one a CPU)")
     add("--batch", action="store_true", help="the images are separate runs; so are three or more, and those of a list")
     add("--manifest", metavar="FILE", default="", help="what became of each image of a batch (else beside the catalogues)")
-    add("--resume", action="store_true", help="go on with a batch: what is done and still valid isn't done again")
     add("--engine", metavar="NAME[:ARG]", default="local", help="what runs a batch: local, parsl:CONFIG.py, dask:ADDRESS, mpi")
     add("--shard", metavar="K/N", type=_shard, default=(1, 1), help="do the K-th of N parts of a batch alone, for job arrays")
     add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
+    add("--checkpoint", type=_bands, metavar="N", help="in one large image: note every N rows of tiles where the run stands")
+    add("--checkpoint-folder", metavar="FOLDER", help="where CATALOGUE.checkpoint is kept (else beside the catalogue)")
+    add("--resume", action="store_true", help="go on with what was stopped; images of a batch that are done stay so")
     add("--provenance", choices=("input", "full"), default="input", help="full: facts of the run in the header")
     add("--sextractor-bugs", default="", metavar="NAMES", help="restore SExtractor's oddities: all, or =name,name")
+    add("--merge", metavar="FOLDER", help="merge the catalogues of these manifests into one Parquet data set")
+    add("--merge-radius", type=_arcsec, metavar="ARCSEC", help="sources this near on two images are one object (else 1.0)")
+    add("--overwrite", action="store_true", help="--merge may replace an earlier data set")
     add("--tile-shape", type=parse_tile_shape, help=argparse.SUPPRESS)
     add("-d", dest="dump", action="store_true", help="print the default configuration")
     add("-dd", dest="dump_full", action="store_true", help="print all of it")
@@ -326,6 +349,19 @@ def _shard(text: str) -> tuple[int, int]:
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) > 4096:
         raise ConfigError(f"--workers {text!r} is not a number from 0 to 4096")
+    return int(text)
+
+
+def _arcsec(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--merge-radius {text!r} is not a number of arcsec") from None
+
+
+def _bands(text: str) -> int:
+    if not text.isdigit() or int(text) > 1_000_000:
+        raise ConfigError(f"--checkpoint {text!r} is not a number of rows of tiles from 0 (none) to 1000000")
     return int(text)
 
 
