@@ -8,10 +8,8 @@ used, in the forked workers.  This module imports nothing that imports numpy.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import resource
-import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -120,6 +118,9 @@ def die_with_pipe(fd: int) -> None:
 
     Unlike `die_with_parent`, which follows the thread that forked, and that may be one of a pool.
     """
+    import fcntl
+    import select
+
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)

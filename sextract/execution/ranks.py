@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from functools import cache
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sextract.errors import ConfigError
 from sextract.execution.environment import STOPPING
+
+if TYPE_CHECKING:
+    # It brings threads and logging, which a run without ranks doesn't need.
+    from concurrent.futures import Executor
 
 # Exit codes with which nothing is being done any more: done, wrong options, some images failed.
 _AT_REST = (0, 2, 10)
@@ -75,7 +78,7 @@ def executor() -> Executor:
     from mpi4py.futures import MPICommExecutor
 
     # None in the others alone.
-    return cast(Executor, MPICommExecutor(comm, root=0).__enter__())
+    return cast("Executor", MPICommExecutor(comm, root=0).__enter__())
 
 
 def workers() -> int:

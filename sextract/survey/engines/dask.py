@@ -15,7 +15,6 @@ from typing import Any
 
 from sextract.errors import ConfigError, WorkerError
 from sextract.execution.environment import more_time
-from sextract.execution.host import dismiss
 from sextract.survey.engines.engine import ENGINES, JOBS_PER_WORKER, MOST_JOBS, Engine, HostedEngine, Setting, defined_in
 from sextract.survey.job import Job, Outcome
 
@@ -68,6 +67,8 @@ class DaskEngine(HostedEngine):
             self._cluster.close()
 
     def _stop_work(self) -> None:
+        from sextract.execution.host import dismiss
+
         self._executor.shutdown(wait=False)
         self._client.run(dismiss, self.owner, on_error="ignore")
 

@@ -8,8 +8,8 @@ machines; by `ExecutorEngine` if they are processes that a run may happen in.  W
 
 from __future__ import annotations
 
+import os
 import pickle
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import replace
@@ -17,8 +17,6 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from sextract.config.settings import ResourceSettings
 from sextract.errors import ConfigError, WorkerError
-from sextract.execution.host import Work
-from sextract.execution.host import do as do_in_worker
 from sextract.log import Reporter
 from sextract.memory.budget import size_text
 from sextract.registry import Registry
@@ -141,7 +139,7 @@ class HostedEngine(_Executing):
     def __init__(self, name: str, executor: Executor, setting: Setting, workers: int, slots: int = 1) -> None:
         self.check(name, setting)
         super().__init__(executor, min(JOBS_PER_WORKER * max(workers * slots, 1), MOST_JOBS))
-        self.slots, self.owner = slots, uuid.uuid4().hex
+        self.slots, self.owner = slots, os.urandom(8).hex()
         self._limit_bytes = setting.resources.mem_limit_bytes
         # See `Work.pulse`.
         self.pulse = ""
@@ -159,11 +157,14 @@ class HostedEngine(_Executing):
 
     def submit(self, job: Job) -> Future[Outcome]:
         """See `Engine`."""
+        # What forks workers, the local engine, has no use for it.
+        from sextract.execution.host import Work, do
+
         resources = replace(job.settings.resources, workers=self._workers)
         payload = pickle.dumps(job._replace(settings=replace(job.settings, resources=resources)))
         future: Future[Outcome] = Future()
         work = Work(PROGRAM, payload, self._limit_bytes, self.slots, self.owner, self.pulse)
-        sent = self._executor.submit(do_in_worker, work)
+        sent = self._executor.submit(do, work)
         sent.add_done_callback(lambda answer: _hand_on(answer, future))
         return future
 

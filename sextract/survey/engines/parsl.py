@@ -7,7 +7,6 @@ said there; retries are the survey's, files of Parsl go beside the manifest unle
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -103,6 +102,8 @@ class ParslEngine(HostedEngine):
 
     def close(self) -> None:
         """See `Engine`: end Parsl's jobs, and with them what their workers do."""
+        import shutil
+
         more_time(CLOSE_SECONDS)
         self._executor.shutdown(wait=False)
         shutil.rmtree(self.pulse, ignore_errors=True)
