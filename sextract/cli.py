@@ -357,7 +357,7 @@ def _bug(exc: Exception, reporter: Reporter) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a run as SIGINT does; a second one doesn't disturb the clean-up, which is given its time."""
+    """SIGTERM, SIGHUP and SIGUSR1 stop a run as SIGINT does; a second one doesn't disturb the clean-up."""
 
     stopped = False
 
