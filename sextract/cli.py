@@ -26,9 +26,7 @@ from sextract.execution.environment import STOPPING
 from sextract.log import Reporter
 
 if TYPE_CHECKING:
-    from sextract.config.resolve import Configuration
-
-SOME_FAILED = 10
+    from sextract.config.resolve import Configuration, Options
 
 # How long a run may take to stop after a signal; a long kernel is left in the middle then.
 STOP_SECONDS = 1.5
@@ -46,7 +44,7 @@ sextract -h            all options
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = (
     "-c", "-o", "--mem-limit", "--account", "--mem-report", "--profile", "--workers", "--tile-shape", "--provenance",
-    "--scratch",
+    "--scratch", "--manifest", "--engine", "--shard",
 )  # fmt: skip
 _BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
@@ -115,33 +113,27 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return rest, keywords
 
 
-def list_images(words: Sequence[str], batch: bool) -> list[str]:
-    """The images of a run, with ``@list.txt`` read.
+def only_image(words: Sequence[str], batch: bool) -> str | None:
+    """The one image of a run; None if they are a batch.
 
     Raises
     ------
     ConfigError
         None, two without ``--batch`` (SExtractor would take them as one pair), or a pair ``A,B``.
     """
-    images: list[str] = []
-    for word in words:
-        if word.startswith("@") and not os.path.exists(word):
-            images += _listed(word[1:])
-            batch = True
-        else:
-            images.append(word)
-    if not images:
+    if not words:
         raise ConfigError("no image is given; see sextract -h")
-    if len(images) == 2 and not batch:
-        a, b = images
+    batch = batch or any(word.startswith("@") and not os.path.exists(word) for word in words)
+    if len(words) == 2 and not batch:
+        a, b = words
         raise ConfigError(
             f"two images are either a pair, detection and measurement (write {a},{b}), "
             f"or two runs (write --batch {a} {b})"
         )
-    for image in images:
-        if "," in re.sub(r"\[[^\]]*\]", "", image) and not os.path.exists(image):
+    for image in words:
+        if "," in re.sub(r"\[[^\]]*\]", "", image) and not os.path.exists(image) and not image.startswith("@"):
             raise ConfigError(f"{image}: detection and measurement on two images is not built yet; give one image")
-    return images
+    return None if batch or len(words) > 1 else words[0]
 
 
 def parse_tile_shape(text: str) -> tuple[int, int]:
@@ -160,7 +152,7 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     args = _parser().parse_args(rest)
     if args.dump or args.dump_full or args.dump_columns or args.version:
         return _dump(args)
-    images = list_images(args.images, args.batch)
+    image = only_image(args.images, args.batch)
     # With this comes numpy, without which the version, say, is told in half the time.
     from sextract.config.resolve import Options, read_configuration
 
@@ -179,11 +171,9 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
         strict=args.strict,
     )
-    config = read_configuration(options, reporter)
-    _check_batch(images, config)
-    if len(images) == 1:
-        return _one(images[0], config, reporter, args.estimate)
-    return _batch(images, config, reporter, args.estimate)
+    if image is None:
+        return _batch(args, options, reporter)
+    return _one(image, read_configuration(options, reporter), reporter, args.estimate)
 
 
 def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | None) -> int:
@@ -197,56 +187,28 @@ def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | 
     if estimate:
         found = pipeline.estimate(image, settings)
         return _say(f"{found.as_json() if estimate == 'json' else found}\n")
-    s = pipeline.run(image, settings, reporter)
-    rss = f" (sum of Rss {s.rss_bytes / 2**20:.0f} MiB)" if settings.resources.account == "rss" else ""
-    beyond = f", {s.beyond} beyond FOOTPRINT_MAXPIX" if s.beyond else ""
-    reporter.info(
-        f"{s.sources} sources ({s.detected} detected{beyond}), {s.seconds:.1f} s, {s.mpixel_per_s:.2f} Mpixel/s, "
-        f"peak {s.peak_bytes / 2**20:.0f} of {s.limit_bytes / 2**20:.0f} MiB in all processes{rss}, {s.workers} workers"
-    )
+    reporter.info(str(pipeline.run(image, settings, reporter)))
     return 0
 
 
-def _batch(images: Sequence[str], config: Configuration, reporter: Reporter, estimate: str | None) -> int:
-    """Images in turn; one that fails doesn't stop the others."""
-    failed = []
-    for number, image in enumerate(images, 1):
-        reporter.info(f"Image {number} of {len(images)}: {image}")
-        try:
-            _one(image, config, reporter, estimate)
-        except ConfigError:
-            # It would be the same for every image.
-            raise
-        except SextractError as exc:
-            reporter.error(str(exc))
-            failed.append(image)
-        except Exception as exc:
-            _bug(exc, reporter)
-            failed.append(image)
-    if failed:
-        reporter.error(f"{len(failed)} of {len(images)} images failed: {', '.join(failed)}")
-        return SOME_FAILED
-    return 0
+def _batch(args: argparse.Namespace, options: Options, reporter: Reporter) -> int:
+    """Process many images, or tell what each would take."""
+    from sextract import survey
+    from sextract.survey.items import list_items, shard_of
 
+    items = list_items(args.images)
+    if not items:
+        raise ConfigError(f"no image is in {' '.join(args.images)}")
+    part, parts = args.shard
+    items = shard_of(items, part, parts)
+    if args.estimate:
+        from sextract.config.resolve import read_configuration
 
-def _check_batch(images: Sequence[str], config: Configuration) -> None:
-    """Refuse a batch in which two images write to one file."""
-    from sextract.config.resolve import catalogue_of, checkimages_of, profile_of, reports_of
-
-    owner: dict[str, str] = {}
-    for image in images:
-        name, kind = catalogue_of(image, config)
-        files = [("CATALOG_NAME", name)] if kind != "NONE" else []
-        files += [("CHECKIMAGE_NAME", file) for _, file in checkimages_of(image, config)]
-        files += [("--mem-report", file) for file in reports_of(image, config)]
-        files += [("--profile", file) for file in (profile_of(image, config),) if file]
-        for keyword, file in files:
-            other = owner.setdefault(os.path.abspath(file), image)
-            if other is not image:
-                raise ConfigError(
-                    f"{keyword} {file} would be written for {other} and for {image}: "
-                    f"put {{stem}} in the name, as in {{stem}}{os.path.splitext(file)[1] or '.cat'}"
-                )
+        for item in items:
+            _one(item.image, read_configuration(item.options(options), reporter), reporter, args.estimate)
+        return 0
+    gc.enable()
+    return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -267,7 +229,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--mem-report", action="append", default=[], metavar="FILE", help="memory over time: .html, .png, .json or .csv")
     add("--profile", metavar="FILE", help="what each process did when: a trace for Perfetto or chrome://tracing")
     add("--workers", type=_count, metavar="N", help="worker processes; 0: all in one process (else one a CPU)")
-    add("--batch", action="store_true", help="the images are separate runs")
+    add("--batch", action="store_true", help="the images are separate runs; so are three or more, and those of a list")
+    add("--manifest", metavar="FILE", default="", help="what became of each image of a batch (else beside the catalogues)")
+    add("--resume", action="store_true", help="go on with a batch: what is done and still valid isn't done again")
+    add("--engine", metavar="NAME[:ARG]", default="local", help="what runs a batch: local")
+    add("--shard", metavar="K/N", type=_shard, default=(1, 1), help="do the K-th of N parts of a batch alone, for job arrays")
     add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
@@ -328,14 +294,12 @@ def _value(word: str, todo: Iterator[str]) -> str:
     return value
 
 
-def _listed(name: str) -> list[str]:
-    """Images of a list file, one a line."""
-    try:
-        with open(name, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"can't read the list of images {name}: {exc}") from exc
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+def _shard(text: str) -> tuple[int, int]:
+    """K and N of ``K/N``."""
+    match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise ConfigError(f"--shard {text!r} is not K/N with K from 1 to N")
+    return int(match[1]), int(match[2])
 
 
 def _count(text: str) -> int:

@@ -41,21 +41,21 @@ class Reporter:
     def info(self, text: str) -> None:
         """A line of the normal log."""
         if self.verbose != "QUIET":
-            self._line(text)
+            self.line(text)
 
     def detail(self, text: str) -> None:
         """A line for VERBOSE_TYPE FULL alone."""
         if self.verbose == "FULL":
-            self._line(text)
+            self.line(text)
 
     def warning(self, text: str) -> None:
         """Something that may not be what the user wants."""
         if self.verbose != "QUIET":
-            self._line(f"> WARNING: {text}")
+            self.line(f"> WARNING: {text}")
 
     def error(self, text: str) -> None:
         """What ends the run, or this image of a batch; printed whatever VERBOSE_TYPE says."""
-        self._line(f"> *ERROR*: {text}")
+        self.line(f"> *ERROR*: {text}")
 
     def progress(self, total: float, what: str = "", unit: str = "") -> Progress:
         """A bar at a terminal, lines elsewhere, nothing if QUIET: a context manager.
@@ -72,7 +72,8 @@ class Reporter:
         self._progress = Progress(self, total, what, unit)
         return self._progress
 
-    def _line(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """A line as it is, whatever VERBOSE_TYPE says."""
         if self._progress is not None and self._progress.above(text):
             return
         # A closed stderr is no reason to lose a catalogue.

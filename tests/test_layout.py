@@ -30,6 +30,7 @@ ORDER = (
     ("execution",),
     ("report",),
     ("pipeline",),
+    ("survey",),
     ("api",),
     ("cli",),
     ("__init__", "__main__"),

@@ -275,7 +275,7 @@ def for_image(
         general,
         output=replace(general.output, catalog_name=name, catalog_type=kind, checkimages=tuple(checks)),
         resources=replace(general.resources, mem_report=tuple(reports), profile=profile),
-        keywords=tuple((key, names.get(key, text)) for key, text in general.keywords),
+        keywords=tuple((pair[0], names[pair[0]]) if pair[0] in names else pair for pair in general.keywords),
     )
 
 

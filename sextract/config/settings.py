@@ -127,6 +127,8 @@ class ResourceSettings:
         MEM_REPORT: files.
     profile : str
         PROFILE: a file, or nothing.
+    hosted : bool
+        The run is one of several in processes that were forked from the same one: what they share is counted there.
     """
 
     mem_limit_bytes: int = 0
@@ -136,6 +138,7 @@ class ResourceSettings:
     scratch_dir: str = ""
     mem_report: tuple[str, ...] = ()
     profile: str = ""
+    hosted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,6 +84,17 @@ def proportional(pid: int) -> int | None:
     return pss - shared if pss else None
 
 
+def private(pid: int) -> int | None:
+    """Bytes that no other process has, without shared memory; None if it can't be read."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
+            text = file.read(4096) or b""
+    except OSError:
+        return None
+    own = _field(text, b"Private_Clean") + _field(text, b"Private_Dirty")
+    return max(own - _field(text, b"Pss_Shmem"), 0) if own else None
+
+
 def _field(text: bytes, name: bytes) -> int:
     """Bytes of a ``name: value kB`` line; 0 if there is none."""
     at = text.find(b"\n" + name + b":")
@@ -154,6 +165,8 @@ class Gauge:
         None while there is no slab yet: the base.
     clock : callable, optional
         Seconds, monotonic.
+    measure : callable, optional
+        What a process holds, exactly: `proportional`, or `private` where somebody else counts what it shares with others.
 
     Attributes
     ----------
@@ -170,7 +183,9 @@ class Gauge:
         slab: Holder | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        measure: Callable[[int], int | None] = proportional,
     ) -> None:
+        self._measure = measure
         self._pids = pids
         self._slab = slab
         self._clock = clock
@@ -319,9 +334,9 @@ class Gauge:
     def _look_exactly(self, now: float) -> bool:
         """Learn what is counted twice between two such looks; False if this kernel doesn't tell."""
         began = time.thread_time()
-        self._shared_twice, told = self._rough(), proportional(os.getpid()) is not None
+        self._shared_twice, told = self._rough(), self._measure(os.getpid()) is not None
         for process in self._processes.values():
-            pss = proportional(process.pid) if told else None
+            pss = self._measure(process.pid) if told else None
             # Gone and unreadable look the same; a process that is gone has no resident pages either.
             if pss is None:
                 process.beside = process.file if process.rss else 0

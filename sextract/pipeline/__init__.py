@@ -24,8 +24,8 @@ from sextract.execution.environment import uninterrupted
 from sextract.execution.processes import ProcessBackend
 from sextract.log import Reporter
 from sextract.measurement.sky import lacks_celestial
-from sextract.memory.budget import size_text
-from sextract.memory.gauge import Gauge
+from sextract.memory.budget import MIB, size_text
+from sextract.memory.gauge import Gauge, private, proportional
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.memory.timeline import Recorder
@@ -42,6 +42,20 @@ from sextract.report.trace import Trace, open_trace
 __all__ = ["Estimate", "Summary", "estimate", "run"]
 
 
+class ExtensionSummary(NamedTuple):
+    """What an image extension came to: its size, levels in ADU (see `records.Frame`), sources before and after CLEAN."""
+
+    width: int
+    height: int
+    background: float
+    rms: float
+    threshold: float
+    gain: float
+    pixel_scale: float
+    detected: int
+    extracted: int
+
+
 class Summary(NamedTuple):
     """What a run came to.
 
@@ -55,10 +69,13 @@ class Summary(NamedTuple):
     peak_bytes, limit_bytes : int
         Of all processes together.
     rss_bytes : int
-        Largest sum of Rss.
+        Largest sum of Rss; 0 if it doesn't count.
     workers : int
     outputs : tuple of str
         Files written.
+    flags : dict
+        Bit of FLAGS → rows that have it; empty if that is not among the columns.
+    extensions : tuple of ExtensionSummary
     """
 
     sources: int
@@ -71,6 +88,17 @@ class Summary(NamedTuple):
     rss_bytes: int
     workers: int
     outputs: tuple[str, ...]
+    flags: dict[int, int]
+    extensions: tuple[ExtensionSummary, ...]
+
+    def __str__(self) -> str:
+        rss = f" (sum of Rss {self.rss_bytes / MIB:.0f} MiB)" if self.rss_bytes else ""
+        beyond = f", {self.beyond} beyond FOOTPRINT_MAXPIX" if self.beyond else ""
+        held = f"{self.peak_bytes / MIB:.0f} of {self.limit_bytes / MIB:.0f} MiB in all processes{rss}"
+        return (
+            f"{self.sources} sources ({self.detected} detected{beyond}), {self.seconds:.1f} s, "
+            f"{self.mpixel_per_s:.2f} Mpixel/s, peak {held}, {self.workers} workers"
+        )
 
 
 def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
@@ -157,7 +185,7 @@ def _extract(
             images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, catalogue_in_memory, recorder,
             trace.main,
         )
-        detected = sum(_extension(work, k, layout) for k, layout in enumerate(fitted.layouts))
+        extensions = tuple(_extension(work, k, layout) for k, layout in enumerate(fitted.layouts))
         trace.count({"parent": os.getpid(), **backend.processes()})
         gauge.exact()
         for source in images:
@@ -174,18 +202,21 @@ def _extract(
         reporter.detail(_buffers(slab))
     seconds = recorder.seconds
     pixels = sum(i.width * i.height for i in infos)
-    outputs = (settings.output.catalog_name, *(name for kind, name in settings.output.checkimages if kind != "NONE"))
+    catalogue = [settings.output.catalog_name] if settings.output.catalog_type != "NONE" else []
+    checkimages = [name for kind, name in settings.output.checkimages if kind != "NONE"]
     summary = Summary(
         sources=work.written,
-        detected=detected,
+        detected=sum(extension.detected for extension in extensions),
         beyond=work.beyond,
         seconds=seconds,
         mpixel_per_s=pixels / 1e6 / seconds,
         peak_bytes=gauge.peak,
         limit_bytes=limit,
-        rss_bytes=gauge.rss_peak,
+        rss_bytes=gauge.rss_peak if settings.resources.account == "rss" else 0,
         workers=fitted.workers,
-        outputs=outputs,
+        outputs=(*catalogue, *checkimages),
+        flags={1 << bit: n for bit, n in enumerate(work.flagged.tolist()) if n},
+        extensions=extensions,
     )
     return summary, fitted
 
@@ -198,8 +229,8 @@ def _buffers(slab: Slab) -> str:
     return f"Buffers at most {size_text(slab.ledger.peak)} of {size_text(slab.capacity)}: {most}{pieces}{behind}"
 
 
-def _extension(work: Run, index: int, layout: Layout) -> int:
-    """One extension; the number of sources detected."""
+def _extension(work: Run, index: int, layout: Layout) -> ExtensionSummary:
+    """One extension, from background to rows."""
     info = work.images[index].info
     extraction = Extraction(work, index, layout)
     with work.reporter.progress(1.0, info.spec, "image") as progress:
@@ -217,7 +248,10 @@ def _extension(work: Run, index: int, layout: Layout) -> int:
     work.reporter.info(f"Objects: {facts.detected:<8d} detected / {facts.extracted:<8d} sextracted")
     if "APERTURES" in work.checks:
         work.checks["APERTURES"].draw(index, frame.rms)  # type: ignore[attr-defined]
-    return facts.detected
+    return ExtensionSummary(
+        info.width, info.height, frame.background, frame.rms, frame.threshold, frame.gain, frame.pixel_scale, facts.detected,
+        facts.extracted,
+    )  # fmt: skip
 
 
 def _warn(infos: Sequence[ImageInfo], plan: Plan, in_memory: MemoryOutputs, reporter: Reporter) -> None:
@@ -244,7 +278,7 @@ def _start(
     give_back()
     while True:
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
-        gauge = Gauge(backend.pids, slab)
+        gauge = Gauge(backend.pids, slab, measure=private if settings.resources.hosted else proportional)
         try:
             backend.ended = recorder.note
             recorder.follow(gauge, backend.processes)

@@ -41,6 +41,8 @@ FEW_ROWS, MANY_ROWS = 16, 64
 # this process and its template together, each worker, one process alone; and the pages of programs and libraries that they
 # share, as if nobody else on the machine had them open.
 PARENT_BYTES, WORKER_BYTES, SERIAL_BYTES, LIBRARY_BYTES = (round(x * MIB) for x in (23.0, 4.2, 20.5, 10.5))
+# What one of several processes that take images in turn holds of its own (`ResourceSettings.hosted`).
+HOSTED_BYTES = 14 * MIB
 # Of each check-image, what may be on its way to the disk (``memory/writeback.py``).
 CHECKIMAGE_PAGES = 4 * MIB
 # The slab while sky positions are worked out late: some rows at a time.
@@ -229,7 +231,7 @@ def _tile_shape(info: ImageInfo, settings: Settings, workers: int, slab_bytes: i
     return min(rows, info.height), columns
 
 
-def base_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
+def base_bytes(workers: int, infos: Sequence[ImageInfo], hosted: bool = False) -> int:
     """What the processes of a run hold before the first buffer, with what libraries will add, astropy apart; predicted.
 
     Parameters
@@ -237,7 +239,11 @@ def base_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
     workers : int
         0: everything in one process.
     infos : sequence of ImageInfo
+    hosted : bool
+        See `ResourceSettings.hosted`.
     """
+    if hosted and not workers:
+        return HOSTED_BYTES + decoding_bytes(0, infos)
     return (PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES) + LIBRARY_BYTES + decoding_bytes(workers, infos)
 
 
@@ -274,7 +280,7 @@ def try_fit(
     astropy = ASTROPY_BYTES * imports_astropy(plan, infos)
     wcslib = WCSLIB_BYTES * (workers + 2) * (uses_sky(plan) and not astropy)
     decoding = decoding_bytes(workers, infos)
-    base = max(base_bytes(workers, infos) + wcslib, measured.pss + decoding if measured.pss else 0)
+    base = max(base_bytes(workers, infos, settings.resources.hosted) + wcslib, measured.pss + decoding if measured.pss else 0)
     rss = max(base_rss(workers, infos) + wcslib, measured.rss + decoding) if settings.resources.account == "rss" else 0
     others = max(workers - 1, 0)
 

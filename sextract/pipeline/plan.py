@@ -97,6 +97,8 @@ class Run:
         Detections so far that weren't split for FOOTPRINT_MAXPIX.
     barren : int
         Extensions so far in which no background could be measured.
+    flagged : int64 array (8,)
+        Rows written that have each bit of FLAGS, if that is among their columns.
     sources_per_task : int
         Fewer where columns are long vectors, or scratch is small.
     lent_bytes : int
@@ -120,6 +122,7 @@ class Run:
         self.barren = self.beyond = 0
         self.paints = "SEGMENTATION" in checks
         self.written = 0
+        self.flagged = np.zeros(8, np.int64)
         self._looked = 0.0
         self._catalogue_in_memory = catalogue_in_memory
         self._need = fit.need_bytes
@@ -238,6 +241,8 @@ class Run:
     def write(self, rows: NDArray[Any]) -> None:
         """Give rows to the catalogue: the columns requested come first in each."""
         size = self._catalogue_row.itemsize
+        if "FLAGS" in (rows.dtype.names or ()):
+            self.flagged += [np.count_nonzero(rows["FLAGS"] & (1 << bit)) for bit in range(len(self.flagged))]
         step = max(PIECE_BYTES // size, 1)
         for first in range(0, len(rows), step):
             some = rows[first : first + step]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sextract
-from sextract.cli import SOME_FAILED, list_images, main, parse_tile_shape, split_arguments
+from sextract.cli import main, only_image, parse_tile_shape, split_arguments
 from sextract.config.dump import dump_columns, dump_configuration
 from sextract.errors import ConfigError
 
@@ -75,33 +75,32 @@ def test_wrong_keywords(words, said):
         split_arguments(words)
 
 
-def test_one_three_and_listed_images(here):
-    assert list_images(["a"], False) == ["a"]
-    assert list_images(["a", "b", "c"], False) == ["a", "b", "c"]
-    assert list_images(["a", "b"], True) == ["a", "b"]
-    (here / "list.txt").write_text("# night\na.fits\n\n b.fits[1]\n")
-    assert list_images(["@list.txt"], False) == ["a.fits", "b.fits[1]"]
-    assert list_images(["c", "@list.txt"], False) == ["c", "a.fits", "b.fits[1]"]
+def test_one_image_or_a_batch(here):
+    assert only_image(["a"], False) == "a"
+    assert only_image(["a", "b", "c"], False) is None
+    assert only_image(["a"], True) is None
+    assert only_image(["a", "b"], True) is None
+    assert only_image(["@list.txt"], False) is None
+    (here / "@odd.fits").touch()
+    assert only_image(["@odd.fits"], False) == "@odd.fits"
 
 
 def test_two_images_name_both_spellings():
     with pytest.raises(ConfigError, match=r"write a,b\).*write --batch a b"):
-        list_images(["a", "b"], False)
+        only_image(["a", "b"], False)
 
 
 def test_pairs_are_not_built_but_names_with_commas_are_taken(here):
     with pytest.raises(ConfigError, match=r"a\.fits,b\.fits: detection and measurement .* not built"):
-        list_images(["a.fits,b.fits"], False)
+        only_image(["a.fits,b.fits"], False)
     (here / "c,d.fits").touch()
-    assert list_images(["c,d.fits"], False) == ["c,d.fits"]
-    assert list_images(["a.fits[SCI,1]"], False) == ["a.fits[SCI,1]"]
+    assert only_image(["c,d.fits"], False) == "c,d.fits"
+    assert only_image(["a.fits[SCI,1]"], False) == "a.fits[SCI,1]"
 
 
-def test_no_image_and_no_list():
+def test_no_image():
     with pytest.raises(ConfigError, match="no image"):
-        list_images([], True)
-    with pytest.raises(ConfigError, match=r"can't read the list of images none\.txt"):
-        list_images(["@none.txt"], False)
+        only_image([], True)
 
 
 def test_tile_shapes():
@@ -181,8 +180,11 @@ def test_a_reader_that_leaves_is_no_traceback():
             "CATALOG_NAME x.cat would be written for a.fits and for",
         ),
         (["--batch", "a.fits", "n/a.fits"], "CATALOG_NAME a.cat.fits would be written for a.fits and for n/a.fits"),
-        (["a.fits", "b.fits", "c.fits", "-c", "empty.sex"], "put {stem} in the name"),
+        (["a.fits", "b.fits", "c.fits", "-c", "empty.sex"], "put {stem}, {folder} or {number} in the name"),
         (["--batch"], "no image"),
+        (["@none.txt"], "can't read the list of images none.txt"),
+        (["a.fits", "b.fits", "c.fits", "--shard", "3/2"], "--shard '3/2' is not K/N"),
+        (["a.fits", "b.fits", "c.fits", "--engine", "punch-cards"], "--engine punch-cards is not known; choose one of"),
         (["im.fits", "--strict", "-c", "odd.sex"], "PSFDISPLAY_TYPE is not a keyword"),
     ],
 )
@@ -215,10 +217,11 @@ def test_images_that_are_missing(here, capsys):
     words = ["-PARAMETERS_NAME", "cols.param", "--workers", "0"]
     assert main(["none.fits", *words]) == 3
     assert "none.fits" in capsys.readouterr().err
-    assert main(["--batch", "none.fits", "nor.fits", *words]) == SOME_FAILED
+    assert main(["--batch", "none.fits", "nor.fits", *words]) == 10
     said = capsys.readouterr().err
-    assert "2 of 2 images failed: none.fits, nor.fits" in said
-    assert [p.name for p in here.iterdir()] == ["cols.param"]
+    assert "2 of 2 images failed" in said
+    assert "> *ERROR*: none.fits, nor.fits: can't open the image: No such file or directory" in said
+    assert sorted(p.name for p in here.iterdir()) == ["cols.param", "sextract.manifest"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])

@@ -1,0 +1,290 @@
+"""A survey: many images, each done once, whatever happens meanwhile.
+
+It plans the images that are left, gives them to an engine (``engines/``), records in a manifest what becomes of each
+(``manifest.py``), and tells in the end how many failed and why.  What a single image takes is ``job.py`` and the pipeline.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from shlex import quote
+from typing import NamedTuple
+
+from sextract._version import __version__
+from sextract.config.resolve import (
+    Configuration,
+    Options,
+    catalogue_of,
+    checkimages_of,
+    for_image,
+    general_settings,
+    profile_of,
+    read_configuration,
+    reports_of,
+)
+from sextract.config.settings import Settings
+from sextract.errors import ConfigError, OutputError, WorkerError
+from sextract.log import Reporter
+from sextract.survey.engines.engine import ENGINES, Engine, Setting
+from sextract.survey.items import Item
+from sextract.survey.job import Job, Outcome, fingerprint, identity, sum_of
+from sextract.survey.manifest import Entry, Manifest
+
+SOME_FAILED = 10
+
+# How often an image is begun whose worker is lost each time.
+MOST_ATTEMPTS = 5
+
+# Images that are named in the last line for each reason why some failed.
+_NAMED = 5
+
+
+class Plan(NamedTuple):
+    """How a survey is to be done.
+
+    Attributes
+    ----------
+    manifest : str
+        File; empty: the default.
+    resume : bool
+    engine : str
+        NAME or NAME:ARGUMENT.
+    part, parts : int
+        Which part of the images is done here.
+    """
+
+    manifest: str = ""
+    resume: bool = False
+    engine: str = "local"
+    part: int = 1
+    parts: int = 1
+
+
+def run(items: Sequence[Item], options: Options, plan: Plan, reporter: Reporter) -> int:
+    """Do a survey.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        Those of this part.
+    options : Options
+        The command line.
+    plan : Plan
+    reporter : Reporter
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 10 if some images failed.
+
+    Raises
+    ------
+    ConfigError
+        Something is wrong for all images, or two of them write to the same file.
+    OutputError
+        The manifest, or a folder, can't be written.
+    """
+    name, _, argument = plan.engine.partition(":")
+    if name not in ENGINES:
+        raise ConfigError(f"--engine {name} is not known; choose one of {', '.join(ENGINES)}")
+    work = _Survey(items, options, reporter)
+    work.check_outputs()
+    path = plan.manifest or default_manifest(items[0], work, plan)
+    work.make_folders(path)
+    with Manifest(path) as manifest:
+        facts = {"version": __version__, "software": f"sextract {__version__}", "folder": work.folder}
+        facts["command"] = " ".join(map(quote, sys.argv[1:]))
+        kept = manifest.begin(facts, work.entries(), work.still_valid if plan.resume else _never)
+        reporter.info(f"Survey: {len(items)} images{f', {kept} of them done before' if kept else ''}; manifest {path}")
+        left = set(manifest.waiting())
+        if left:
+            todo = [item for item in items if item.number in left]
+            engine = ENGINES.get(name)(argument, Setting(work.job(todo[0]).settings.resources, len(todo), reporter))
+            work.run(todo, engine, manifest)
+    return work.tell(len(items))
+
+
+def default_manifest(item: Item, work: _Survey, plan: Plan) -> str:
+    """``sextract.manifest`` in the folder of the catalogues, up to where names differ; each part of a survey has its own."""
+    options = item.options(work.options)
+    name = options.output or work.configuration(item).texts["CATALOG_NAME"]
+    folder = name if os.path.isdir(name) else os.path.dirname(name.partition("{")[0])
+    part = f"{plan.part}-of-{plan.parts}." if plan.parts > 1 else ""
+    return os.path.join(folder, f"sextract.{part}manifest")
+
+
+class _Survey:
+    """Images, and what became of them."""
+
+    def __init__(self, items: Sequence[Item], options: Options, reporter: Reporter) -> None:
+        self.items, self.options, self.reporter = items, options, reporter
+        self.folder = os.getcwd()
+        self._made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings]] = {}
+        self._failures: dict[str, list[str]] = {}
+
+    # What is to be done
+
+    def _of(self, item: Item) -> tuple[Configuration, Settings]:
+        """Configuration and general settings of an image; most have the same."""
+        key = item.config, item.keywords
+        if key not in self._made:
+            # What the first one says of machine and configuration needn't be said again.
+            reporter = self.reporter if not self._made else Reporter("QUIET")
+            configuration = read_configuration(item.options(self.options), reporter)
+            self._made[key] = configuration, general_settings(configuration, reporter)
+        return self._made[key]
+
+    def configuration(self, item: Item) -> Configuration:
+        """The configuration of an image."""
+        return self._of(item)[0]
+
+    def job(self, item: Item, attempt: int = 1) -> Job:
+        """What an engine gets."""
+        configuration, general = self._of(item)
+        settings = for_image(item.image, general, configuration, self.reporter, number=item.number)
+        return Job(item.number, item.image, self.folder, settings, attempt)
+
+    def entries(self) -> Iterator[Entry]:
+        """A row of the manifest for each."""
+        for item in self.items:
+            yield Entry(item.number, item.image, *catalogue_of(item.image, self.configuration(item), item.number))
+
+    def check_outputs(self) -> None:
+        """Refuse a survey in which two images write to one file."""
+        owner: dict[str, int] = {}
+        for item in self.items:
+            for keyword, file in outputs_of(item, self.configuration(item)):
+                other = owner.setdefault(os.path.abspath(file), item.number)
+                if other != item.number:
+                    first = next(i.image for i in self.items if i.number == other)
+                    raise ConfigError(
+                        f"{keyword} {file} would be written for {first} and for {item.image}: put {{stem}}, {{folder}} or "
+                        f"{{number}} in the name, as in {{stem}}{os.path.splitext(file)[1] or '.cat'}"
+                    )
+
+    def make_folders(self, manifest: str) -> None:
+        """Make the folders of outputs that aren't there."""
+        files = [("--manifest", manifest)]
+        made: set[str] = set()
+        for keyword, file in itertools.chain(files, *(outputs_of(i, self.configuration(i)) for i in self.items)):
+            folder = os.path.dirname(os.path.abspath(file))
+            if folder not in made:
+                made.add(folder)
+                try:
+                    os.makedirs(folder, exist_ok=True)
+                except OSError as exc:
+                    raise OutputError(f"can't make the folder {folder} for {keyword} {file}: {exc.strerror}") from exc
+
+    def still_valid(self, earlier: Entry, now: Entry) -> bool:
+        """Whether what was done before still holds: same input and configuration, all outputs as they were written."""
+        item = self._item(now.number)
+        settings = self.job(item).settings
+        files = earlier.files
+        wanted = {name for _, name in settings.output.checkimages}
+        if now.catalogue_type != "NONE":
+            wanted.add(now.catalogue)
+        return (
+            earlier.input != ""
+            and earlier.input == identity(item.image, self.folder)
+            and earlier.configuration == fingerprint(settings)
+            and set(files) >= wanted
+            and all(_unchanged(name, *facts) for name, facts in files.items())
+        )
+
+    def _item(self, number: int) -> Item:
+        """The image with that place; places ascend."""
+        return self.items[bisect_left(self.items, number, key=lambda item: item.number)]
+
+    # Doing it
+
+    def run(self, todo: Sequence[Item], engine: Engine, manifest: Manifest) -> None:
+        """Have an engine do what is left; whatever happens, the manifest tells how far it came."""
+        pending: dict[Future[Outcome], Job] = {}
+        try:
+            waiting = deque(sorted(todo, key=lambda item: engine.later(item.image)))
+            again: deque[Job] = deque()
+            with self.reporter.progress(len(todo), "images", "image") as progress:
+                while waiting or again or pending:
+                    while (waiting or again) and len(pending) < engine.window:
+                        job = again.popleft() if again else self.job(waiting.popleft())
+                        pending[engine.submit(job)] = job
+                        manifest.started(job)
+                    for future in engine.wait(pending):
+                        job = pending.pop(future)
+                        lost = self._done(job, future, manifest)
+                        again.extend([lost] if lost else [])
+                        progress.advance(0 if lost else 1)
+                    manifest.commit(now=False)
+        finally:
+            engine.close()
+            manifest.stopped()
+
+    def _done(self, job: Job, future: Future[Outcome], manifest: Manifest) -> Job | None:
+        """Record what came of a job, or have it done again."""
+        lost = future.exception()
+        if lost is not None and job.attempt < MOST_ATTEMPTS:
+            self.reporter.warning(f"{job.image}: its worker was lost ({_one_line(lost)}); it is done again")
+            return job._replace(attempt=job.attempt + 1)
+        if lost is None:
+            outcome = future.result()
+        else:
+            error = f"its worker was lost {job.attempt} times ({_one_line(lost)})"
+            outcome = Outcome(job.number, WorkerError.exit_code, error, configuration=fingerprint(job.settings))
+        self._say(job, outcome)
+        manifest.finished(outcome, job.settings.photometry.mag_zeropoint)
+        return None
+
+    def _say(self, job: Job, outcome: Outcome) -> None:
+        self.reporter.info(f"Image {job.number}: {job.image}")
+        for line in outcome.log.splitlines():
+            self.reporter.line(line)
+        if outcome.exit_code:
+            why = outcome.error.removeprefix(f"{job.image}: ")
+            self.reporter.error(f"{job.image}: {why}")
+            self._failures.setdefault(why, []).append(job.image)
+
+    def tell(self, images: int) -> int:
+        """The last lines; the exit code."""
+        if not self._failures:
+            return 0
+        failed = sum(map(len, self._failures.values()))
+        self.reporter.error(f"{failed} of {images} images failed")
+        for why, names in self._failures.items():
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            self.reporter.error(f"{', '.join(names[:_NAMED])}{more}: {why}")
+        return SOME_FAILED
+
+
+def outputs_of(item: Item, configuration: Configuration) -> Iterator[tuple[str, str]]:
+    """Option and name of every file that an image writes."""
+    name, kind = catalogue_of(item.image, configuration, item.number)
+    if kind != "NONE":
+        yield "CATALOG_NAME", name
+    for _, file in checkimages_of(item.image, configuration, item.number):
+        yield "CHECKIMAGE_NAME", file
+    for file in reports_of(item.image, configuration, item.number):
+        yield "--mem-report", file
+    if profile := profile_of(item.image, configuration, item.number):
+        yield "--profile", profile
+
+
+def _never(earlier: Entry, now: Entry) -> bool:
+    return False
+
+
+def _unchanged(name: str, nbytes: int, total: str) -> bool:
+    """Whether an output is as it was written."""
+    try:
+        return os.stat(name).st_size == nbytes and (not total or sum_of(name) == total)
+    except OSError:
+        return False
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(f"{type(exc).__name__}: {exc}".split())

@@ -1,0 +1,105 @@
+"""The images of a batch: from the words of the command line and from list files, each with its place, and parts of the whole.
+
+A line of a list is ``image [weight] [configuration] [KEYWORD=VALUE…]``, ``-`` for what it doesn't have; quotes as in a shell,
+and # begins a comment.  Nothing is opened here but lists.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from sextract.config.keywords import KEYWORDS, nearest
+from sextract.config.resolve import Options
+from sextract.errors import ConfigError
+
+_SETTING = re.compile(r"([A-Za-z][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+
+
+class Item(NamedTuple):
+    """An image of a batch.
+
+    Attributes
+    ----------
+    number : int
+        Its place, from 1, whatever part of the batch is done.
+    image : str
+    config : str
+        Configuration file of its line; empty: that of the command line.
+    keywords : tuple of (str, str)
+        Of its line.
+    """
+
+    number: int
+    image: str
+    config: str = ""
+    keywords: tuple[tuple[str, str], ...] = ()
+
+    def options(self, common: Options) -> Options:
+        """The command line with what the line says over it."""
+        if not self.config and not self.keywords:
+            return common
+        return replace(common, config=self.config or common.config, keywords=common.keywords + self.keywords)
+
+
+def list_items(words: Sequence[str]) -> list[Item]:
+    """All images of a batch, in order.
+
+    Raises
+    ------
+    ConfigError
+        A list can't be read, or one of its lines is wrong.
+    """
+    items: list[Item] = []
+    for word in words:
+        if word.startswith("@") and not os.path.exists(word):
+            items += _listed(word[1:], len(items))
+        else:
+            items.append(Item(len(items) + 1, word))
+    return items
+
+
+def shard_of(items: Sequence[Item], part: int, parts: int) -> list[Item]:
+    """The part-th of so many parts, which have about as much to do each."""
+    return list(items[part - 1 :: parts])
+
+
+def _listed(name: str, before: int) -> list[Item]:
+    """Images of a list file, numbered from `before` + 1."""
+    try:
+        with open(name, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"can't read the list of images {name}: {exc}") from exc
+    items: list[Item] = []
+    for number, line in enumerate(lines, 1):
+        where = f"{name}, line {number}"
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as exc:
+            raise ConfigError(f"{where}: {str(exc).lower()}; a name with a quote or a backslash in it must be quoted") from exc
+        if words:
+            items.append(_item(words, before + len(items) + 1, where))
+    return items
+
+
+def _item(words: Sequence[str], number: int, where: str) -> Item:
+    image, *rest = words
+    names = [word for word in rest if not _SETTING.fullmatch(word)]
+    if len(names) > 2:
+        raise ConfigError(
+            f"{where}: {len(words)} words; a line is IMAGE [WEIGHT] [CONFIGURATION] [KEYWORD=VALUE...], "
+            f"and a name with blanks is quoted"
+        )
+    weight, config = (*names, "-", "-")[:2]
+    if weight != "-":
+        raise ConfigError(f"{where}: weight maps are not built yet; write - in place of {weight}")
+    settings = [match.groups() for word in rest if (match := _SETTING.fullmatch(word))]
+    for key, _ in settings:
+        if key.upper() not in KEYWORDS:
+            raise ConfigError(f"{where}: {key} is not a keyword{nearest(key.upper(), KEYWORDS)}")
+    return Item(number, image, "" if config == "-" else config, tuple((key.upper(), value) for key, value in settings))

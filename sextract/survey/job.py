@@ -1,0 +1,177 @@
+"""One image of a survey as something to send to a process, on this machine or another: what to do, and what came of it.
+
+Pixels and catalogues travel through files; a `Job` and an `Outcome` are a few KiB and can be pickled.  Where jobs run is an
+engine's (``engines/``), what becomes of outcomes the survey's.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sextract import pipeline
+from sextract._version import __version__
+from sextract.catalogue.keywords import effective
+from sextract.catalogue.writer import is_standard_output
+from sextract.config.settings import Settings
+from sextract.errors import Interrupted, LimitError, SextractError, out_of_memory
+from sextract.execution.backend import MORE_MEMORY
+from sextract.log import Reporter
+from sextract.reading.spec import parse_spec
+
+_PIECE_BYTES = 64 << 10
+
+
+class Job(NamedTuple):
+    """An image to be done.
+
+    Attributes
+    ----------
+    number : int
+        Its place in the survey.
+    image : str
+    folder : str
+        What relative names refer to.
+    settings : Settings
+    attempt : int
+        From 1.
+    """
+
+    number: int
+    image: str
+    folder: str
+    settings: Settings
+    attempt: int = 1
+
+
+class Outcome(NamedTuple):
+    """What came of a job.
+
+    Attributes
+    ----------
+    number : int
+    exit_code : int
+        0: done; else the run's, as in ``errors.py``.
+    error : str
+        Why it failed.
+    log : str
+        Lines that nobody has seen yet.
+    configuration, input : str
+        See `fingerprint` and `identity`.
+    outputs : tuple of (name, bytes, SHA-256)
+        Files as they are named; the sum is empty for check-images.
+    seconds : float
+    started, finished : float
+        Seconds since the epoch.
+    host : str
+    summary : pipeline.Summary or None
+    """
+
+    number: int
+    exit_code: int = 0
+    error: str = ""
+    log: str = ""
+    configuration: str = ""
+    input: str = ""
+    outputs: tuple[tuple[str, int, str], ...] = ()
+    seconds: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+    host: str = ""
+    summary: pipeline.Summary | None = None
+
+
+def run_image(job: Job, reporter: Reporter | None = None) -> Outcome:
+    """Do a job in this process; whatever goes wrong is in the outcome.
+
+    Parameters
+    ----------
+    job : Job
+    reporter : Reporter, optional
+        Gets the lines as they come; without one they are in the outcome.
+    """
+    stream = io.StringIO()
+    reporter = Reporter(job.settings.verbose, stream) if reporter is None else reporter
+    started, began = time.time(), time.monotonic()
+    before = identity(job.image, job.folder)
+    summary, code, error = None, 0, ""
+    outputs: tuple[tuple[str, int, str], ...] = ()
+    try:
+        os.chdir(job.folder)
+        summary = pipeline.run(job.image, job.settings, reporter)
+        outputs = tuple(_output(name, job.settings) for name in summary.outputs if not is_standard_output(name))
+        reporter.info(str(summary))
+    except Interrupted:
+        raise
+    except SextractError as exc:
+        code, error = exc.exit_code, str(exc)
+    except Exception as exc:
+        code, error = _unforeseen(exc, reporter)
+    return Outcome(
+        job.number, code, error, stream.getvalue(), fingerprint(job.settings), before, outputs, time.monotonic() - began,
+        started, time.time(), socket.gethostname(), summary,
+    )  # fmt: skip
+
+
+def _unforeseen(exc: Exception, reporter: Reporter) -> tuple[int, str]:
+    """Exit code and one line for what isn't a SextractError."""
+    said = " ".join(str(exc).split())
+    if out_of_memory(exc):
+        return LimitError.exit_code, f"out of memory ({f'{type(exc).__name__}: {said}'.rstrip(': ')}); {MORE_MEMORY}"
+    if reporter.verbose == "FULL":
+        import traceback
+
+        reporter.detail(traceback.format_exc().rstrip())
+    return 1, f"{type(exc).__name__}: {said} (this is a bug; -VERBOSE_TYPE FULL shows where)"
+
+
+def identity(image: str, folder: str) -> str:
+    """What tells that an image is the same file as before: size and time of change; empty if it can't be told."""
+    try:
+        status = os.stat(os.path.join(folder, parse_spec(image).path))
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+
+
+def fingerprint(settings: Settings) -> str:
+    """SHA-256 of all that decides what is in a catalogue, the image apart: version, configuration, and the files it names."""
+    out, kernel, network = settings.output, settings.detection.kernel, settings.photometry.starnnw_name
+    parts: list[Any] = [
+        __version__, effective(settings), out.catalog_type, out.columns, [kind for kind, _ in out.checkimages], out.provenance,
+        sorted(settings.sextractor_bugs),
+    ]  # fmt: skip
+    if kernel is not None:
+        parts += [kernel.shape, kernel.tobytes()]
+    if any(column.name == "CLASS_STAR" for column in out.columns) and os.path.isfile(network):
+        parts.append(Path(network).read_bytes())
+    return str(_sha256()(repr(parts).encode()).hexdigest())
+
+
+def sum_of(path: str) -> str:
+    """SHA-256 of a file."""
+    total = _sha256()()
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_PIECE_BYTES):
+            total.update(piece)
+    return str(total.hexdigest())
+
+
+def _sha256() -> Any:
+    """CPython's own (3.12, 3.11) if it is there: hashlib loads OpenSSL, 1 MiB in every process."""
+    for name in ("_sha2", "_sha256", "hashlib"):
+        try:
+            return import_module(name).sha256
+        except ImportError:
+            continue
+    raise ImportError("hashlib")
+
+
+def _output(name: str, settings: Settings) -> tuple[str, int, str]:
+    """An output that has just been written."""
+    return name, os.stat(name).st_size, sum_of(name) if name == settings.output.catalog_name else ""
