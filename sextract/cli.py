@@ -27,6 +27,7 @@ from sextract.log import Reporter
 
 if TYPE_CHECKING:
     from sextract.config.resolve import Configuration, Options
+    from sextract.survey.items import Item
 
 # How long a run may take to stop after a signal; a long kernel is left in the middle then.
 STOP_SECONDS = 1.5
@@ -44,7 +45,7 @@ sextract -h            all options
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = (
     "-c", "-o", "--mem-limit", "--account", "--mem-report", "--profile", "--workers", "--tile-shape", "--provenance",
-    "--scratch", "--manifest", "--engine", "--shard",
+    "--scratch", "--manifest", "--engine", "--shard", "--job-script", "--tasks",
 )  # fmt: skip
 _BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
@@ -171,8 +172,8 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
         strict=args.strict,
     )
-    if image is None:
-        return _batch(args, options, reporter)
+    if image is None or args.job_script:
+        return _batch(args, options, reporter, rest)
     return _one(image, read_configuration(options, reporter), reporter, args.estimate)
 
 
@@ -191,14 +192,16 @@ def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | 
     return 0
 
 
-def _batch(args: argparse.Namespace, options: Options, reporter: Reporter) -> int:
-    """Process many images, or tell what each would take."""
+def _batch(args: argparse.Namespace, options: Options, reporter: Reporter, words: Sequence[str]) -> int:
+    """Process many images, or tell what each would take; `words` are the arguments without keywords."""
     from sextract import survey
     from sextract.survey.items import list_items, shard_of
 
     items = list_items(args.images)
     if not items:
         raise ConfigError(f"no image is in {' '.join(args.images)}")
+    if args.job_script:
+        return _job_script(args, options, items, reporter, words)
     part, parts = args.shard
     items = shard_of(items, part, parts)
     if args.estimate:
@@ -209,6 +212,24 @@ def _batch(args: argparse.Namespace, options: Options, reporter: Reporter) -> in
         return 0
     gc.enable()
     return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
+
+
+def _job_script(
+    args: argparse.Namespace, options: Options, items: Sequence[Item], reporter: Reporter, words: Sequence[str]
+) -> int:
+    """Print a script for a batch system, whose tasks have the same options."""
+    from sextract.survey.sizing import job_script
+
+    if args.manifest or args.shard != (1, 1):
+        raise ConfigError("--job-script gives each task its part and a manifest of its own: leave --shard and --manifest out")
+    repeated: list[str] = []
+    todo = iter(words)
+    for word in todo:
+        pair = [word, *_following(todo)] if word in _WITH_VALUE else [word] if word.startswith("-") else []
+        if pair and pair[0].partition("=")[0] not in ("--job-script", "--tasks", "--batch", "--resume"):
+            repeated += pair
+    repeated += [word for name, value in options.keywords for word in (f"-{name}", value)]
+    return _say(job_script(args.job_script, items, options, repeated, args.tasks, reporter))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -234,6 +255,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with a batch: what is done and still valid isn't done again")
     add("--engine", metavar="NAME[:ARG]", default="local", help="what runs a batch: local")
     add("--shard", metavar="K/N", type=_shard, default=(1, 1), help="do the K-th of N parts of a batch alone, for job arrays")
+    add("--job-script", metavar="SYSTEM", help="print a script that does a batch on a cluster: slurm, pbs or htcondor")
+    add("--tasks", type=_tasks, default=0, metavar="N", help="of a job script (else as many as take an hour each)")
     add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
@@ -300,6 +323,12 @@ def _shard(text: str) -> tuple[int, int]:
     if match is None or int(match[1]) > int(match[2]):
         raise ConfigError(f"--shard {text!r} is not K/N with K from 1 to N")
     return int(match[1]), int(match[2])
+
+
+def _tasks(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise ConfigError(f"--tasks {text!r} is not a number from 1")
+    return int(text)
 
 
 def _count(text: str) -> int:
