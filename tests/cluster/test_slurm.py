@@ -1,0 +1,69 @@
+"""The Slurm script, run by a real Slurm: its limits come from the job, and what is stopped goes on."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.slurm import Slurm
+from tests.cluster.surveys import Survey
+from tests.memory_watch import MARK, Watch
+
+
+def over(slurm: Slurm, job: int) -> bool:
+    """Whether all tasks of a job have ended for good."""
+    return not slurm.run("squeue", "--noheader", "--jobs", job, check=False)
+
+
+def test_a_survey_that_is_told_to_stop_goes_on_and_comes_to_the_same(slurm: Slurm, survey: Survey) -> None:
+    script = survey.script("slurm", "--tasks", 2, "--workers", 1)
+    mark = uuid.uuid4().hex
+    with Watch(mark, exact_share=0.2) as watch:
+        job = slurm.submit(script, env={**survey.env, MARK: mark})
+        slurm.wait_for(lambda: survey.done() > 2)
+        slurm.run("scancel", "--signal=USR1", "--batch", f"{job}_1")
+        slurm.wait_for(lambda: int(slurm.facts(f"{job}_1")["Restarts"]) == 1)
+        disturbed = survey.done()
+        slurm.wait_for(lambda: over(slurm, job))
+    assert disturbed < survey.count
+    first, second = survey.logs()
+    assert "stopped by SIGUSR1" in first and "queued again" in first and "start 2" in first
+    assert "of them done before" in first
+    assert "start 1" in second and "start 2" not in second
+    asked = int(slurm.facts(f"{job}_1")["MinMemoryNode"].removesuffix("M"))
+    assert f"Memory limit: {asked - 16} MiB (SLURM_MEM_PER_NODE: {asked}M less 16M for the job's shell)" in first
+    assert "workers: 1 (SLURM_CPUS_PER_TASK)" in first or "workers: 1 (--workers)" in first
+    assert watch.peak <= 2 * asked << 20
+    assert survey.states() == {"done": survey.count}
+    assert survey.catalogues() == survey.do_calmly()
+
+
+def test_what_is_cancelled_stays_so(slurm: Slurm, survey: Survey) -> None:
+    job = slurm.submit(survey.script("slurm", "--tasks", 1, "--workers", 1), env=survey.env)
+    slurm.wait_for(lambda: survey.done() > 0)
+    slurm.run("scancel", job)
+    slurm.wait_for(lambda: over(slurm, job))
+    assert slurm.facts(f"{job}_1")["JobState"] == "CANCELLED"
+    (log,) = survey.logs()
+    assert "stopped by SIGTERM" in log and "queued again" not in log
+    # Submitted once more, it goes on.
+    again = slurm.submit(survey.folder / "slurm.job", env=survey.env)
+    slurm.wait_for(lambda: over(slurm, again))
+    assert survey.states() == {"done": survey.count}
+    assert survey.catalogues() == survey.do_calmly()
+
+
+@pytest.mark.slow
+def test_the_end_of_the_time_is_nothing_special(slurm: Slurm, tmp_path: Path, images: list[Path]) -> None:
+    """Slurm itself sends the signal before a real limit: it looks at limits twice a minute."""
+    survey = Survey(tmp_path, images, times=150)
+    script = survey.script("slurm", "--tasks", 1, "--workers", 1)
+    job = slurm.submit(script, "--time=2", "--signal=B:USR1@30", env=survey.env)
+    slurm.wait_for(lambda: over(slurm, job), seconds=900)
+    (log,) = survey.logs()
+    assert "stopped by SIGUSR1" in log and "start 2" in log
+    assert "DUE TO TIME LIMIT" not in log
+    assert survey.states() == {"done": survey.count}
+    assert survey.catalogues() == survey.do_calmly()
