@@ -211,7 +211,10 @@ def _batch(args: argparse.Namespace, options: Options, reporter: Reporter, words
             _one(item.image, read_configuration(item.options(options), reporter), reporter, args.estimate)
         return 0
     gc.enable()
-    return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
+    try:
+        return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
+    except KeyboardInterrupt as exc:
+        raise Interrupted(f"stopped by {exc or 'SIGINT'}; what is done stays done: go on with --resume") from exc
 
 
 def _job_script(

@@ -21,6 +21,9 @@ from sextract.config.settings import Settings
 from sextract.errors import ConfigError, InputError, OutputError
 from sextract.log import Reporter
 from sextract.memory.budget import MIB
+from sextract.pipeline.plan import families
+from sextract.pipeline.stages import Plan, imports_astropy
+from sextract.reading.source import open_images
 from sextract.survey.items import Item, shard_of
 from sextract.survey.jobscripts.script import JOB_SCRIPTS, LEAD_SECONDS, SAFETY, Script
 
@@ -106,7 +109,7 @@ def job_script(
 
 def _needs(items: Sequence[Item], options: Options, cpus: int, limit: int, reporter: Reporter) -> Iterator[Need]:
     """What each image takes; those that can't be read, which the survey will name, as much as the one before."""
-    made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings]] = {}
+    made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings, Plan]] = {}
     known: dict[object, Need] = {}
     need = Need(0, 0.0)
     unread = 0
@@ -115,12 +118,16 @@ def _needs(items: Sequence[Item], options: Options, cpus: int, limit: int, repor
         key = item.config, item.keywords
         if key not in made:
             configuration = read_configuration(item.options(options), quiet)
-            general = general_settings(configuration, quiet)
-            made[key] = configuration, _with(general, limit or MOST_BYTES, 0)
-        configuration, general = made[key]
+            general = _with(general_settings(configuration, quiet), limit or MOST_BYTES, 0)
+            made[key] = configuration, general, families(general)
+        configuration, general, plan = made[key]
         settings = for_image(item.image, general, configuration, quiet, number=item.number)
         try:
-            need = _need(item.image, settings, cpus, known, key)
+            # Most images of a survey are of one kind.
+            kind = key, _kind(item.image, settings, plan)
+            if kind not in known:
+                known[kind] = _need(item.image, settings, cpus)
+            need = known[kind]
         except InputError as exc:
             unread += 1
             reporter.warning(str(exc))
@@ -129,18 +136,21 @@ def _needs(items: Sequence[Item], options: Options, cpus: int, limit: int, repor
         raise InputError("no image of the list can be read: nothing tells what the tasks need")
 
 
-def _need(image: str, settings: Settings, cpus: int, known: dict[object, Need], key: object) -> Need:
+def _kind(image: str, settings: Settings, plan: Plan) -> object:
+    """What a plan depends on: sizes, how the image is stored, and whether its sky positions take astropy."""
+    infos = [source.info for source in open_images(image, scratch_dir=settings.resources.scratch_dir)]
+    sizes = tuple((info.width, info.height, info.bitpix, info.tile_rows, info.library_bytes) for info in infos)
+    return sizes, imports_astropy(plan, infos)
+
+
+def _need(image: str, settings: Settings, cpus: int) -> Need:
     """What an image takes: alone if it is large, as one of several if it is small."""
+    limit = settings.resources.mem_limit_bytes
     alone = pipeline.estimate(image, settings)
-    same = key, alone.sizes, alone.peak_bytes
-    if same not in known:
-        several = cpus * alone.peak_bytes if sum(w * h for w, h in alone.sizes) <= SMALL_PIXELS else 0
-        limit = settings.resources.mem_limit_bytes
-        all_at_it = pipeline.estimate(image, _with(settings, limit, cpus))
-        kernel = dict(all_at_it.parts)["kernel"]
-        nbytes = -(-(max(all_at_it.peak_bytes, several) + kernel) // MIB) * MIB
-        known[same] = Need(min(nbytes, limit), alone.seconds)
-    return known[same]
+    several = cpus * alone.peak_bytes if sum(w * h for w, h in alone.sizes) <= SMALL_PIXELS else 0
+    together = pipeline.estimate(image, _with(settings, limit, cpus))
+    nbytes = -(-(max(together.peak_bytes, several) + dict(together.parts)["kernel"]) // MIB) * MIB
+    return Need(min(nbytes, limit), alone.seconds)
 
 
 def _silent() -> Reporter:

@@ -1,7 +1,7 @@
 """A Slurm of our own on this machine: munged, slurmctld and slurmd in a temporary folder, on ports of the loopback.
 
 They are children of the tests, need no privileges, no service manager and no accounting storage, and nothing is left of them.
-A job that is queued again may start at once: Slurm has it wait as long as credentials last, here five seconds, the least there is.
+Slurm has a job that is queued again wait as long as credentials last: here five seconds, the least there can be.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid

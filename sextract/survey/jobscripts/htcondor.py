@@ -14,8 +14,8 @@ from sextract.survey.jobscripts.script import JOB_SCRIPTS, MOST_STARTS, Script
 VACATE_SECONDS = 30
 
 COUNTED_ONCE = """\
-# Accounting: by a cgroup (CGROUP_MEMORY_LIMIT_POLICY), which counts shared memory once, or by proportional sizes (USE_PSS). Where
-# a pool holds jobs by MemoryUsage made of resident sizes, write this with --account rss.
+# Accounting: by a cgroup (CGROUP_MEMORY_LIMIT_POLICY), which counts shared memory once, or by proportional sizes (USE_PSS).
+# Where a pool holds jobs by MemoryUsage made of resident sizes, write this with --account rss.
 """
 COUNTED_OFTEN = """\
 # Accounting: by resident sizes that are added up: --account rss keeps that sum below the limit, too.

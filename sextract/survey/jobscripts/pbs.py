@@ -1,8 +1,8 @@
 """OpenPBS and PBS Professional: an array script for ``qsub``.
 
 PBS has no signal before the end of the time, and sends SIGTERM then as it does to what is deleted.  So a timer stops the run
-earlier, by SIGUSR1, and the script submits itself once more for that part alone: qrerun is the operators'.  PBS tells no job its
-memory unless its cgroup hook is on, so the command says its limit.
+earlier, by SIGUSR1, and the script submits itself once more for that part alone: qrerun is the operators'.  PBS tells no job
+its memory unless its cgroup hook is on, so the command says its limit.
 """
 
 from __future__ import annotations

@@ -91,9 +91,9 @@ class Script(NamedTuple):
     def sizes(self) -> str:
         """Comment on memory and time."""
         return (
-            f"# Memory: {size_text(self.limit_bytes)} for all processes of a task, and a margin of {size_text(JOB_BYTES)} for this\n"
-            f"# shell and what else is in a job. A task runs with less, too, down to what sextract says, and slower.\n"
-            f"# Time: {SAFETY} times what is estimated for the largest part. What isn't done by then is done by the next start.\n"
+            f"# Memory: {size_text(self.limit_bytes)} for all processes of a task, and a margin of {size_text(JOB_BYTES)}\n"
+            "# for the shell and what else is in a job. A task runs with less, too, down to what sextract says, and slower.\n"
+            f"# Time: {SAFETY} times what is estimated for the largest part. What isn't done then is done by the next start.\n"
         )
 
 

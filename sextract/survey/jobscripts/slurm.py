@@ -16,8 +16,8 @@ COUNTED_ONCE = """\
 # memory once. Where Slurm adds up Rss and ends what is above (OverMemoryKill alone), write the script with --account rss.
 """
 COUNTED_OFTEN = """\
-# Accounting: by polling that adds up Rss (JobAcctGatherParams=OverMemoryKill without UsePss or NoShared): --account rss keeps that
-# sum below the limit, too. Where a cgroup counts, the script is better written without it.
+# Accounting: by polling that adds up Rss (JobAcctGatherParams=OverMemoryKill without UsePss or NoShared): --account rss keeps
+# that sum below the limit, too. Where a cgroup counts, the script is better written without it.
 """
 
 
