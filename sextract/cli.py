@@ -205,11 +205,7 @@ def _batch(args: argparse.Namespace, options: Options, reporter: Reporter, words
     part, parts = args.shard
     items = shard_of(items, part, parts)
     if args.estimate:
-        from sextract.config.resolve import read_configuration
-
-        for item in items:
-            _one(item.image, read_configuration(item.options(options), reporter), reporter, args.estimate)
-        return 0
+        return max(_estimate(item, options, reporter, args.estimate) for item in items)
     gc.enable()
     try:
         return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
@@ -233,6 +229,21 @@ def _job_script(
             repeated += pair
     repeated += [word for name, value in options.keywords for word in (f"-{name}", value)]
     return _say(job_script(args.job_script, items, options, repeated, args.tasks, reporter))
+
+
+def _estimate(item: Item, options: Options, reporter: Reporter, kind: str) -> int:
+    """Tell what an image of a batch would take; one that can't be read doesn't stop the others."""
+    from sextract.config.resolve import read_configuration
+    from sextract.survey import SOME_FAILED
+
+    config = read_configuration(item.options(options), reporter)
+    try:
+        return _one(item.image, config, reporter, kind)
+    except ConfigError:
+        raise
+    except SextractError as exc:
+        reporter.error(str(exc))
+        return SOME_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -64,6 +64,8 @@ def commentary(key: str, value: str) -> list[str]:
 
 def printable(value: str) -> str:
     """`value` with what FITS doesn't allow in a card replaced by question marks."""
+    if value.isascii() and value.isprintable():
+        return value
     return "".join(c if " " <= c <= "~" else "?" for c in value)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -55,17 +57,15 @@ def effective(settings: Settings) -> list[tuple[str, str]]:
 
 def configuration_hash(settings: Settings) -> str:
     """SHA-256 of the effective configuration, 64 hexadecimal digits."""
-    return _sha256("\n".join(f"{k} {v}" for k, v in effective(settings)).encode())
+    return str(sha256_class()("\n".join(f"{k} {v}" for k, v in effective(settings)).encode()).hexdigest())
 
 
-def _sha256(text: bytes) -> str:
-    """SHA-256 by CPython's own code (3.12, 3.11) if it is there: hashlib loads OpenSSL, which takes 3 ms and 1 MiB."""
+@cache
+def sha256_class() -> Any:
+    """SHA-256 of CPython's own code (3.12, 3.11) if it is there: hashlib loads OpenSSL, which takes 3 ms and 1 MiB."""
     for name in ("_sha2", "_sha256", "hashlib"):
-        try:
-            module: Any = import_module(name)
-        except ImportError:
-            continue
-        return str(module.sha256(text).hexdigest())
+        with suppress(ImportError):
+            return import_module(name).sha256
     raise ImportError("hashlib")
 
 

@@ -119,6 +119,8 @@ class Measurement(NamedTuple):
 
 
 MEASUREMENTS: Registry[Measurement] = Registry("measurement", "sextract.measurement")
+# By column.
+_FAMILIES: dict[str, Measurement] = {}
 
 
 def measurement(
@@ -150,7 +152,9 @@ def measurement(
     """
 
     def register(run: Callable[[Batch], None]) -> Callable[[Batch], None]:
-        MEASUREMENTS.add(name, Measurement(name, tuple(columns), run, tuple(needs), reach, stage, direct))
+        family = MEASUREMENTS.add(name, Measurement(name, tuple(columns), run, tuple(needs), reach, stage, direct))
+        for each in columns:
+            _FAMILIES.setdefault(each.name, family)
         return run
 
     return register
@@ -158,8 +162,8 @@ def measurement(
 
 def family_of(column: str) -> Measurement | None:
     """The family that fills a column, or None."""
-    families = (MEASUREMENTS.get(name) for name in MEASUREMENTS)
-    return next((m for m in families if any(c.name == column for c in m.columns)), None)
+    MEASUREMENTS.scan()
+    return _FAMILIES.get(column)
 
 
 def reaches_of(names: Sequence[str]) -> tuple[Reach, ...]:

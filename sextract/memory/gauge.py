@@ -334,9 +334,10 @@ class Gauge:
     def _look_exactly(self, now: float) -> bool:
         """Learn what is counted twice between two such looks; False if this kernel doesn't tell."""
         began = time.thread_time()
-        self._shared_twice, told = self._rough(), self._measure(os.getpid()) is not None
+        own = self._measure(os.getpid())
+        self._shared_twice, told = self._rough(), own is not None
         for process in self._processes.values():
-            pss = self._measure(process.pid) if told else None
+            pss = own if process.pid == os.getpid() else self._measure(process.pid) if told else None
             # Gone and unreadable look the same; a process that is gone has no resident pages either.
             if pss is None:
                 process.beside = process.file if process.rss else 0

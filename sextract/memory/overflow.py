@@ -84,6 +84,14 @@ class Overflow:
         # Without this the page cache holds it in blocks of up to 2 MiB, and a newer kernel maps all of one for a byte of it.
         _libc.madvise(address, nbytes, _MADV_RANDOM)
 
+    def renew(self) -> None:
+        """Take all blocks back, and their room on the disk."""
+        if self._end:
+            self.drop()
+            os.ftruncate(self._fd, 0)
+        self._blocks.clear()
+        self._end = self.used = self.peak = 0
+
     def __contains__(self, ref: BlockRef) -> bool:
         return ref.offset >= self._base
 

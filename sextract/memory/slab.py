@@ -186,18 +186,31 @@ class Slab:
             raise LimitError(f"can't map {size_text(self.capacity)} of buffers ({why}): lower --mem-limit") from exc
         # A crashed worker's core holds its own state, not the image.
         self._map.madvise(mmap.MADV_DONTDUMP)
+        self._backed = bytearray(self.capacity // GRANULE)
+        self.renew()
+
+    def renew(self) -> None:
+        """Take everything back, as if nothing had been lent or restricted, but keep the pages: for a run after another."""
+        self._check_owner()
+        self.capacity = self.most
         self.ledger = Ledger(self.capacity)
         self.ceiling = self.capacity
         self.low = 0
         self.scattered = 0
-        self._backed = bytearray(self.capacity // GRANULE)
         self._blocks: dict[int, tuple[int, int, str]] = {}  # offset → bytes asked for, bytes taken, owner
         self._sizes: dict[int, int] = {0: self.capacity}  # free extents: offset → bytes
         self._ends: dict[int, int] = {self.capacity: 0}  # the same: end → offset
         self._by_offset: list[int] = [0]
         self._by_size: list[tuple[int, int]] = [(self.capacity, 0)]
+        if self.overflow is not None:
+            self.overflow.renew()
 
     # What there is
+
+    @property
+    def most(self) -> int:
+        """Bytes that it could hold, were it not restricted."""
+        return len(self._backed) * GRANULE
 
     @property
     def fd(self) -> int:

@@ -101,7 +101,7 @@ class Summary(NamedTuple):
         )
 
 
-def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
+def run(image: str, settings: Settings, reporter: Reporter, slab: Slab | None = None) -> Summary:
     """Extract the sources of an image, all extensions in turn.
 
     Parameters
@@ -110,6 +110,8 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         File name, maybe with ``[n]`` or ``[NAME]``.
     settings : Settings
     reporter : Reporter
+    slab : Slab, optional
+        The caller's, of this process's earlier runs: its pages are used again, if it is large enough.
 
     Raises
     ------
@@ -117,19 +119,19 @@ def run(image: str, settings: Settings, reporter: Reporter) -> Summary:
         One of its kinds; nothing is left behind then.
     """
     with open_trace(settings.resources.profile) as trace:
-        summary = _run(image, settings, reporter, trace)
+        summary = _run(image, settings, reporter, trace, slab)
         trace.close()
     return summary
 
 
-def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace) -> Summary:
+def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept: Slab | None) -> Summary:
     plan = families(settings)
     images = open_images(image, scratch_dir=settings.resources.scratch_dir)
     infos = [image.info for image in images]
     in_memory = memory_outputs(settings, infos)
     planned = fit(settings.resources.mem_limit_bytes - in_memory.nbytes, settings.resources.workers, infos, settings, plan)
     _warn(infos, plan, in_memory, reporter)
-    if cache_room(settings.resources.mem_limit_bytes) < sum(info.data_size for info in infos):
+    if not settings.resources.hosted and cache_room(settings.resources.mem_limit_bytes) < sum(i.data_size for i in infos):
         # Pages would only push each other out, and have the kernel look for some at every read.
         for source in images:
             source.drop_behind()
@@ -137,10 +139,14 @@ def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace) -> Su
     with open_reports(settings.resources) as reports, ExitStack() as stack:
         # Without workers it would be largest; more address space than that is of no use, and may not be there.
         most = max(f.budget.slab for f in (planned, try_fit(planned.budget.limit, 0, infos, settings, plan)))
-        slab = Slab(most, scratch_dir=settings.resources.scratch_dir)
-        # There may be views of it in what only a collection frees.
-        stack.callback(slab.empty)
-        stack.callback(slab.close)
+        if kept is not None and most <= kept.most:
+            slab = kept
+            slab.renew()
+        else:
+            slab = Slab(most, scratch_dir=settings.resources.scratch_dir)
+            # There may be views of it in what only a collection frees.
+            stack.callback(slab.empty)
+            stack.callback(slab.close)
         recorder = Recorder(slab)
         stack.callback(recorder.stop)
         if reports.wanted:
@@ -169,7 +175,7 @@ def _extract(
         writer = stack.enter_context(
             open_writer(settings.output.catalog_type, settings.output.catalog_name, output_columns(settings), facts)
         )
-        if recorder.timeline is None:
+        if recorder.timeline is None and not settings.resources.hosted:
             # Nobody needs it while the files are finished.
             stack.callback(slab.close)
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks, trace=trace)
@@ -187,11 +193,13 @@ def _extract(
         )
         extensions = tuple(_extension(work, k, layout) for k, layout in enumerate(fitted.layouts))
         trace.count({"parent": os.getpid(), **backend.processes()})
-        gauge.exact()
+        # The many short runs of a process that takes images in turn are alike.
+        gauge.sample() if settings.resources.hosted else gauge.exact()
         for source in images:
             source.check_unchanged()
         # Before processes end: to whoever looks meanwhile, one after the other, what they share counts more than once.
-        slab.shrink()
+        if not settings.resources.hosted:
+            slab.shrink()
         backend.close()
         # What may fail comes first, so that there are all outputs or none.
         with trace.main("finish"):
@@ -274,16 +282,18 @@ def _start(
 ) -> tuple[Backend, Gauge, Fit]:  # fmt: skip
     """Start as many workers as planned, or fewer if they hold more than predicted."""
     workers, limit = planned.workers, planned.budget.limit
-    # What imports and headers left free: all processes come from this one.
-    give_back()
+    if not settings.resources.hosted:
+        # What imports and headers left free: all processes come from this one.
+        give_back()
     while True:
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
         gauge = Gauge(backend.pids, slab, measure=private if settings.resources.hosted else proportional)
         try:
             backend.ended = recorder.note
             recorder.follow(gauge, backend.processes)
-            _warm(backend)
-            give_back()
+            if not settings.resources.hosted:
+                _warm(backend)
+                give_back()
             measured = Base(gauge.exact() - gauge.last.shared, gauge.last.rss)
             recorder.base = measured.pss
             fitted = try_fit(limit, workers, infos, settings, plan, measured)

@@ -239,7 +239,7 @@ class Extraction:
         for submit in (self._submit_large, self.measuring.submit, self._submit_blend, self._submit_scan):
             while self.desk.backend.idle_slots() > 0 and submit():
                 moved = True
-        return moved
+        return moved or (not self.desk.busy and self.measuring.submit(few_too=True))
 
     def _submit_scan(self) -> bool:
         g = self.grid

@@ -142,8 +142,11 @@ class Measuring:
         """Whether several batches could go but for tiles or room: what is scanned now would only push theirs out."""
         return self.table.numbered - self.table.batched > 4 * self.run.sources_per_task
 
-    def submit(self) -> bool:
-        """Submit the next batch, or a source that had to wait; False if there is nothing, or no room."""
+    def submit(self, few_too: bool = False) -> bool:
+        """Submit the next batch, or a source that had to wait; False if there is nothing, or no room.
+
+        A batch of few sources is submitted where nothing else can be done (`few_too`), or no more will come.
+        """
         final = self._final_row()
         if self._submit_aside(final):
             return True
@@ -151,7 +154,7 @@ class Measuring:
             return False
         t = self.table
         few = t.count - t.batched < self.run.sources_per_task
-        if (few or final == self._too_few_at) and self.desk.busy and not self._ending():
+        if (few or final == self._too_few_at) and not few_too and not self._ending():
             # Too few for a batch, whatever becomes of them, or no more than when it was last looked.
             return False
         t.settle(final)
@@ -164,7 +167,7 @@ class Measuring:
         ready = int(late[0]) if len(late) else len(alive)
         most = self._most()
         few = ready < most and len(rows) < LOOKED_AT
-        if ready == 0 or (few and not self._ending() and self.desk.busy):
+        if ready == 0 or (few and not self._ending() and not few_too):
             self._too_few_at = final
             return False
         self._too_few_at = -1
@@ -193,7 +196,7 @@ class Measuring:
     def _most(self) -> int:
         """How many sources a batch has: less when the last ones are shared out, so that all workers end at the same time."""
         most = self.run.sources_per_task
-        if not self._ending():
+        if not self._ending() or self.desk.backend.workers == 1:
             return most
         share = (self.table.numbered - self.table.batched) // (LAST_SHARES * self.desk.backend.workers)
         return min(max(share, FEWEST), most)

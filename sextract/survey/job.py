@@ -10,18 +10,18 @@ import io
 import os
 import socket
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sextract import pipeline
 from sextract._version import __version__
-from sextract.catalogue.keywords import effective
+from sextract.catalogue.keywords import effective, sha256_class
 from sextract.catalogue.writer import is_standard_output
 from sextract.config.settings import Settings
 from sextract.errors import Interrupted, LimitError, SextractError, out_of_memory
 from sextract.execution.backend import MORE_MEMORY
 from sextract.log import Reporter
+from sextract.memory.slab import Slab
 from sextract.reading.spec import parse_spec
 
 _PIECE_BYTES = 64 << 10
@@ -86,7 +86,7 @@ class Outcome(NamedTuple):
     summary: pipeline.Summary | None = None
 
 
-def run_image(job: Job, reporter: Reporter | None = None) -> Outcome:
+def run_image(job: Job, reporter: Reporter | None = None, slab: Slab | None = None) -> Outcome:
     """Do a job in this process; whatever goes wrong is in the outcome.
 
     Parameters
@@ -94,6 +94,8 @@ def run_image(job: Job, reporter: Reporter | None = None) -> Outcome:
     job : Job
     reporter : Reporter, optional
         Gets the lines as they come; without one they are in the outcome.
+    slab : Slab, optional
+        Of this process's earlier jobs.
     """
     stream = io.StringIO()
     reporter = Reporter(job.settings.verbose, stream) if reporter is None else reporter
@@ -103,7 +105,7 @@ def run_image(job: Job, reporter: Reporter | None = None) -> Outcome:
     outputs: tuple[tuple[str, int, str], ...] = ()
     try:
         os.chdir(job.folder)
-        summary = pipeline.run(job.image, job.settings, reporter)
+        summary = pipeline.run(job.image, job.settings, reporter, slab)
         outputs = tuple(_output(name, job.settings) for name in summary.outputs if not is_standard_output(name))
         reporter.info(str(summary))
     except Interrupted:
@@ -150,26 +152,16 @@ def fingerprint(settings: Settings) -> str:
         parts += [kernel.shape, kernel.tobytes()]
     if any(column.name == "CLASS_STAR" for column in out.columns) and os.path.isfile(network):
         parts.append(Path(network).read_bytes())
-    return str(_sha256()(repr(parts).encode()).hexdigest())
+    return str(sha256_class()(repr(parts).encode()).hexdigest())
 
 
 def sum_of(path: str) -> str:
     """SHA-256 of a file."""
-    total = _sha256()()
+    total = sha256_class()()
     with open(path, "rb", buffering=0) as file:
         while piece := file.read(_PIECE_BYTES):
             total.update(piece)
     return str(total.hexdigest())
-
-
-def _sha256() -> Any:
-    """CPython's own (3.12, 3.11) if it is there: hashlib loads OpenSSL, 1 MiB in every process."""
-    for name in ("_sha2", "_sha256", "hashlib"):
-        try:
-            return import_module(name).sha256
-        except ImportError:
-            continue
-    raise ImportError("hashlib")
 
 
 def _output(name: str, settings: Settings) -> tuple[str, int, str]:

@@ -14,12 +14,15 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
+from sextract.config.settings import ResourceSettings
 from sextract.errors import LimitError
 from sextract.execution.backend import TASKS_PER_WORKER, Handler, Task
 from sextract.execution.processes import ProcessBackend
 from sextract.memory.budget import HEAP_PER_PROCESS, KERNEL_PER_PROCESS, MIB
 from sextract.memory.heap import give_back
+from sextract.memory.slab import Slab
 from sextract.pipeline.layout import HOSTED_BYTES, LIBRARY_BYTES, PARENT_BYTES, PARENT_RSS, SERIAL_RSS
 from sextract.reading.spec import parse_spec
 from sextract.survey.engines.engine import ENGINES, WAIT_SECONDS, Engine, Setting
@@ -106,7 +109,7 @@ class LocalEngine:
 
     def _start(self) -> None:
         give_back()
-        self._backend = ProcessBackend(self.runners, _handler)
+        self._backend = ProcessBackend(self.runners, partial(_handler, self._setting.resources, self.share_bytes))
 
     def close(self) -> None:
         """See `Engine`."""
@@ -115,9 +118,10 @@ class LocalEngine:
             self._backend = None
 
 
-def _handler(slot: int) -> Handler:
-    """What a process does with a job."""
-    return lambda kind, payload: pickle.dumps(run_image(pickle.loads(payload)))
+def _handler(resources: ResourceSettings, share_bytes: int, slot: int) -> Handler:
+    """What a process does with a job, always in the same slab, whose pages needn't be made anew."""
+    slab = Slab(share_bytes, scratch_dir=resources.scratch_dir)
+    return lambda kind, payload: pickle.dumps(run_image(pickle.loads(payload), slab=slab))
 
 
 def shares(setting: Setting) -> tuple[int, int]:
