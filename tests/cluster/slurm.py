@@ -50,7 +50,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
-JobAcctGatherParams=UsePss{accounting}
+JobAcctGatherParams={accounting}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/backfill
@@ -74,7 +74,7 @@ class Slurm:
     Parameters
     ----------
     accounting : str
-        More for JobAcctGatherParams, with a comma before it.
+        JobAcctGatherParams.  Every second Slurm looks at what a job holds, and ends what is above its memory.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Slurm:
         Configuration, state and logs.
     """
 
-    def __init__(self, accounting: str = "") -> None:
+    def __init__(self, accounting: str = "UsePss,OverMemoryKill") -> None:
         self._accounting = accounting
         self._mark = uuid.uuid4().hex
         self._daemons: list[subprocess.Popen[bytes]] = []

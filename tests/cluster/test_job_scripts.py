@@ -127,7 +127,9 @@ def test_pbs_has_no_array_of_one(here: Path, capsys: pytest.CaptureFixture[str])
     assert "#PBS -J 1-2\n" in script(capsys, "pbs", "--batch", "a.fits", "b c.fits", "--tasks", "7")
 
 
-def test_htcondor_reads_its_description(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_htcondor_reads_its_description(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "an 'o' \"x\" $(y){stem}.fits"
     text = script(capsys, "htcondor", "--batch", "a.fits", "b c.fits", "--tasks", "2", "-o", name)
     assert "retry_until = ExitCode =!= 75\n" in text and text.endswith("queue 2\n")

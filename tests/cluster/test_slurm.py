@@ -67,3 +67,15 @@ def test_the_end_of_the_time_is_nothing_special(slurm: Slurm, tmp_path: Path, im
     assert "DUE TO TIME LIMIT" not in log
     assert survey.states() == {"done": survey.count}
     assert survey.catalogues() == survey.do_calmly()
+
+
+@pytest.mark.slow
+def test_where_slurm_adds_up_resident_sizes(survey: Survey) -> None:
+    """Every second, and ends what is above: a page that processes share counts once for each."""
+    script = survey.script("slurm", "--tasks", 1, "--workers", 3, "--account", "rss")
+    with Slurm("OverMemoryKill") as counting:
+        job = counting.submit(script, env=survey.env)
+        counting.wait_for(lambda: over(counting, job))
+        assert counting.facts(f"{job}_1")["JobState"] == "COMPLETED"
+    assert survey.states() == {"done": survey.count}
+    assert survey.catalogues() == survey.do_calmly()
