@@ -47,7 +47,7 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task}
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams={accounting}
@@ -64,6 +64,15 @@ PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
+# A cgroup gets 8 tenths of what a job asks for, so that it is the tightest limit.
+CGROUPS = """\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint={mount}
+ConstrainRAMSpace=yes
+AllowedRAMSpace=80
+"""
+
+
 class NoSlurm(Exception):
     """It can't be had here, and why."""
 
@@ -75,6 +84,8 @@ class Slurm:
     ----------
     accounting : str
         JobAcctGatherParams.  Every second Slurm looks at what a job holds, and ends what is above its memory.
+    cgroup : bool
+        Whether jobs have memory cgroups (version 1, as root), so that the kernel ends what is above.
 
     Attributes
     ----------
@@ -82,8 +93,9 @@ class Slurm:
         Configuration, state and logs.
     """
 
-    def __init__(self, accounting: str = "UsePss,OverMemoryKill") -> None:
+    def __init__(self, accounting: str = "UsePss,OverMemoryKill", cgroup: bool = False) -> None:
         self._accounting = accounting
+        self._cgroup = _memory_cgroups() if cgroup else None
         self._mark = uuid.uuid4().hex
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -107,6 +119,8 @@ class Slurm:
         try:
             self.run("scancel", "--user", getpass.getuser(), check=False)
             self.wait_for(lambda: not self.run("squeue", "--noheader", check=False))
+            # What looked after a job may still be at its end.
+            self.wait_for(lambda: processes(self._mark) <= self._idle)
         finally:
             left = self._stop()
         assert not left, f"processes left behind: {left}"
@@ -147,7 +161,7 @@ class Slurm:
             assert time.monotonic() < deadline, f"it didn't come to that in {seconds:.0f} s: {self._said()}"
 
     def _start(self) -> None:
-        host = socket.gethostname().partition(".")[0]
+        host = _host()
         control_port, node_port = _free_ports(2)
         for name in ("state", "spool"):
             (self.folder / name).mkdir()
@@ -157,9 +171,11 @@ class Slurm:
         (self.folder / "slurm.conf").write_text(
             CONFIGURATION.format(
                 host=host, user=getpass.getuser(), folder=self.folder, control_port=control_port, node_port=node_port,
-                accounting=self._accounting,
+                accounting=self._accounting, task="task/cgroup" if self._cgroup else "task/none",
             )
         )  # fmt: skip
+        if self._cgroup:
+            (self.folder / "cgroup.conf").write_text(CGROUPS.format(mount=self._cgroup.parent.parent))
         names = {"socket": "munge.socket", "key-file": key.name, "pid-file": "munged.pid", "seed-file": "munged.seed"}
         # Its folder is ours alone, where it would rather have one that everybody can look into.
         self._begin("munged", "--foreground", "--force", *(f"--{key}={self.folder / name}" for key, name in names.items()))
@@ -167,6 +183,7 @@ class Slurm:
         self._begin("slurmctld", "-D")
         self._begin("slurmd", "-D", "-N", host)
         self.wait_for(lambda: self.run("sinfo", "--noheader", "--format=%T", check=False) == "idle", START_SECONDS)
+        self._idle = processes(self._mark)
 
     def _begin(self, program: str, *arguments: str) -> None:
         path = shutil.which(program, path=PATH)
@@ -196,9 +213,27 @@ class Slurm:
         left = alive_after_grace(processes(self._mark))
         for pid in left:
             os.kill(pid, signal.SIGKILL)
+        if self._cgroup and self._cgroup.exists():
+            for folder, _, _ in os.walk(self._cgroup, topdown=False):
+                os.rmdir(folder)
         if self._temporary is not None:
             self._temporary.cleanup()
         return left
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0]
+
+
+def _memory_cgroups() -> Path:
+    """The folder that Slurm will make for the memory cgroups of its jobs."""
+    mount = Path("/sys/fs/cgroup/memory")
+    if os.geteuid() or not (mount / "memory.limit_in_bytes").exists() or not os.access(mount, os.W_OK):
+        raise NoSlurm("memory cgroups need root, and version 1 of them")
+    folder = mount / f"slurm_{_host()}"
+    if folder.exists():
+        raise NoSlurm(f"there is a Slurm on this machine: {folder}")
+    return folder
 
 
 def _free_ports(count: int) -> list[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.slurm import Slurm
+from tests.cluster.slurm import NoSlurm, Slurm
 from tests.cluster.surveys import Survey
 from tests.memory_watch import MARK, Watch
 
@@ -79,3 +81,37 @@ def test_where_slurm_adds_up_resident_sizes(survey: Survey) -> None:
         assert counting.facts(f"{job}_1")["JobState"] == "COMPLETED"
     assert survey.states() == {"done": survey.count}
     assert survey.catalogues() == survey.do_calmly()
+
+
+@pytest.mark.slow
+def test_in_a_cgroup_the_kernel_has_nothing_to_end(survey: Survey) -> None:
+    script = survey.script("slurm", "--tasks", 2, "--workers", 2)
+    try:
+        cluster = Slurm("NoShared", cgroup=True)
+    except NoSlurm as exc:
+        pytest.skip(str(exc))
+    with cluster:
+        job = cluster.submit(script, env=survey.env)
+        cluster.wait_for(lambda: over(cluster, job))
+        assert cluster.facts(f"{job}_1")["JobState"] == cluster.facts(f"{job}_2")["JobState"] == "COMPLETED"
+    assert all("MiB (cgroup memory.limit_in_bytes in /" in log for log in survey.logs())
+    assert survey.states() == {"done": survey.count}
+    assert survey.catalogues() == survey.do_calmly()
+
+
+@pytest.mark.slow
+def test_these_slurms_do_end_what_is_above(slurm: Slurm, tmp_path: Path) -> None:
+    """Or the tests above would say nothing."""
+    script = tmp_path / "job"
+    hold = "import signal; held = bytes([1]) * (300 << 20); signal.pause()"
+    script.write_text(f"#!/bin/bash\n{sys.executable} -c '{hold}'\n")
+    with ExitStack() as stack:
+        clusters = [slurm]
+        with suppress(NoSlurm):
+            clusters.append(stack.enter_context(Slurm("NoShared", cgroup=True)))
+        for cluster in clusters:
+            job = cluster.submit(script, "--mem=100M", f"--output={tmp_path / 'log'}")
+            cluster.wait_for(lambda: over(cluster, job))  # noqa: B023
+            assert cluster.facts(job)["JobState"] != "COMPLETED"
+            log = (tmp_path / "log").read_text()
+            assert "exceeded memory limit" in log or "oom-kill" in log
