@@ -24,7 +24,7 @@ from tests.scenes import ROOT, Scene
 
 BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What is run, in the order of the pages; `guide` has the files that the others use, too.
-PAGES = ("README.md", "docs/guide.md", "docs/extending.md")
+PAGES = ("README.md", "docs/guide.md", "docs/extending.md", "docs/surveys.md")
 WCS = {
     "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 130.0, "CRPIX2": 100.0, "CRVAL1": 150.0, "CRVAL2": 2.0,
     "CD1_1": -7e-5, "CD2_2": 7e-5, "CD1_2": 0.0, "CD2_1": 0.0, "GAIN": 2.0,
@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ccds = [fits.ImageHDU(scene.pixels(k), fits.Header(list(WCS.items())), f"CCD{k}") for k in (1, 2)]
     fits.HDUList([fits.PrimaryHDU(), *ccds]).writeto(folder / "mosaic.fits")
     (folder / "positions.param").write_text("NUMBER\nX_IMAGE\nY_IMAGE\nFLUX_APER(2)\n")
-    for block in blocks("docs/guide.md"):
+    for block in (*blocks("docs/guide.md"), *blocks("docs/surveys.md")):
         if block.language == "text" and block.file:
             (folder / block.file).write_text(block.text)
     command = folder / "bin" / "sextract"

@@ -12,12 +12,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import signal
 
 # Long names must not grow beyond what a file system takes.
 _STEM = 50
 _MODE = 0o666
+# Names are numbered; more than so many at a time are hardly ever left.
+_SWEPT = 8
 
 
 def create(target: str) -> tuple[int, str]:
@@ -57,15 +58,14 @@ def publish(fd: int, name: str, target: str) -> None:
 
 
 def sweep(target: str) -> None:
-    """Remove what killed runs have left for this destination: names that no living process has locked."""
-    folder, stem = os.path.split(target)
-    pattern = re.compile(re.escape(f".{stem[:_STEM]}.") + r"\d+-\d+\.part")
-    # A folder that can't be listed, or files of others: then they stay.
-    with contextlib.suppress(OSError):
-        for entry in os.listdir(folder):
-            if pattern.fullmatch(entry):
-                with contextlib.suppress(OSError):
-                    _remove_unlocked(os.path.join(folder, entry))
+    """Remove what killed runs have left for this destination: names that no living process has locked.
+
+    The folder isn't listed: it may hold the catalogues of a whole survey.
+    """
+    for attempt in range(_SWEPT):
+        # Files of others stay.
+        with contextlib.suppress(OSError):
+            _remove_unlocked(_part_name(target, attempt))
 
 
 def _remove_unlocked(path: str) -> None:
@@ -133,7 +133,7 @@ def _free_name(fd: int, target: str) -> str:
 
 def _part_name(target: str, attempt: int) -> str:
     folder, stem = os.path.split(target)
-    return os.path.join(folder, f".{stem[:_STEM]}.{os.getpid()}-{attempt}.part")
+    return os.path.join(folder, f".{stem[:_STEM]}.{attempt}.part")
 
 
 def _link(fd: int, name: str) -> None:

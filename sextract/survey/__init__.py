@@ -6,6 +6,7 @@ It plans the images that are left, gives them to an engine (``engines/``), recor
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import sys
@@ -134,8 +135,9 @@ class _Survey:
         """Configuration and general settings of an image; most have the same."""
         key = item.config, item.keywords
         if key not in self._made:
-            # What the first one says of machine and configuration needn't be said again.
-            reporter = self.reporter if not self._made else Reporter("QUIET")
+            # What the first one of a file says of machine and configuration needn't be said again.
+            said = any(config == item.config for config, _ in self._made)
+            reporter = Reporter(stream=io.StringIO()) if said else self.reporter
             configuration = read_configuration(item.options(self.options), reporter)
             self._made[key] = configuration, general_settings(configuration, reporter)
         return self._made[key]

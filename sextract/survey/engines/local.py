@@ -30,10 +30,10 @@ from sextract.survey.job import Job, Outcome, run_image
 
 # A larger image, 4096 × 4096 pixels of 4 bytes, has enough for all processes to do; compressed ones are this much smaller.
 LARGE_BYTES, PACKED = 64 * MIB, 4
-# What an image's buffers need at least, and what is enough for those of a small one.
-LEAST_BUFFERS, MOST_BUFFERS = 20 * MIB, 192 * MIB
-# Of the survey itself: its list and what it remembers of each image.
-SURVEY_BYTES = 4 * MIB
+# What the buffers of an image of a million pixels need, and what is enough for those of a small one.
+LEAST_BUFFERS, MOST_BUFFERS = 36 * MIB, 192 * MIB
+# Of the survey itself: its libraries, and what it remembers of each image.
+SURVEY_BYTES, ITEM_BYTES = 6 * MIB, 1024
 
 
 class LocalEngine:
@@ -133,11 +133,10 @@ def shares(setting: Setting) -> tuple[int, int]:
     else:
         common, own = PARENT_BYTES + LIBRARY_BYTES, HOSTED_BYTES
     room = resources.mem_limit_bytes - common - 2 * (HEAP_PER_PROCESS + KERNEL_PER_PROCESS) - SURVEY_BYTES
+    room -= ITEM_BYTES * setting.jobs
     least = own + HEAP_PER_PROCESS + KERNEL_PER_PROCESS + LEAST_BUFFERS
     runners = max(min(workers, room // least), 0)
-    if runners < max(min(workers, 2), 1):
-        return 0, 0
-    return runners, min(room // runners, least - LEAST_BUFFERS + MOST_BUFFERS)
+    return runners, min(room // max(runners, 1), least - LEAST_BUFFERS + MOST_BUFFERS)
 
 
 def local(argument: str, setting: Setting) -> Engine:
