@@ -37,6 +37,7 @@ sextract {__version__}: astronomical source extraction that keeps a memory limit
 
 sextract IMAGE [-c FILE.sex] [-o CATALOGUE] [--mem-limit 512M] [--workers N] [-KEYWORD VALUE]...
 sextract --batch IMAGE... | @list.txt | three or more IMAGEs      images in turn
+sextract --job-script slurm|pbs|htcondor @list.txt...             print a script that does so on a cluster
 sextract -d | -dd      print the default configuration, short or full
 sextract -dp           print the columns that can be asked for
 sextract -h            all options

@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -189,6 +190,8 @@ def _write_list(items: Sequence[Item]) -> str:
             file.write(text)
         os.replace(part, name)
     except OSError as exc:
+        with suppress(OSError):
+            os.unlink(part)
         raise OutputError(f"can't write the list of images {name} into the current folder: {exc.strerror}") from exc
     return name
 
