@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sextract._version import __version__
 from sextract.config.keywords import KEYWORDS, nearest
+from sextract.config.locations import is_pair, shown
 from sextract.errors import ConfigError, Interrupted, LimitError, OutputError, SextractError, out_of_memory
 from sextract.execution import _stop
 from sextract.execution.backend import MORE_MEMORY
@@ -127,14 +128,14 @@ def only_image(words: Sequence[str], batch: bool) -> str | None:
         raise ConfigError("no image is given; see sextract -h")
     batch = batch or any(word.startswith("@") and not os.path.exists(word) for word in words)
     if len(words) == 2 and not batch:
-        a, b = words
+        a, b = map(shown, words)
         raise ConfigError(
             f"two images are either a pair, detection and measurement (write {a},{b}), "
             f"or two runs (write --batch {a} {b})"
         )
     for image in words:
-        if "," in re.sub(r"\[[^\]]*\]", "", image) and not os.path.exists(image) and not image.startswith("@"):
-            raise ConfigError(f"{image}: detection and measurement on two images is not built yet; give one image")
+        if not image.startswith("@") and is_pair(image):
+            raise ConfigError(f"{shown(image)}: detection and measurement on two images is not built yet; give one image")
     return None if batch or len(words) > 1 else words[0]
 
 

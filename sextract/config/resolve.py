@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from sextract.config.doors import built_columns, report_suffixes
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
+from sextract.config.locations import file_name, is_url, local_name
 from sextract.config.machine import (
     Default,
     allowed_memory,
@@ -268,7 +269,7 @@ def for_image(
     reports, profile = reports_of(image, config, number), profile_of(image, config, number)
     _check_outputs(image, name, kind, checks, reports, profile, reporter, folder)
     header = folder / (re.sub(r"\.(fits?|fts)(\.gz|\.fz)?(\[[^\]]*\])?$", "", image) + config.texts["HEADER_SUFFIX"])
-    if header.is_file():
+    if not is_url(image) and header.is_file():
         reporter.warning(f"the external header {header} is not read: HEADER_SUFFIX is not built yet")
     names = {"CATALOG_NAME": name, "CATALOG_TYPE": kind}
     return replace(
@@ -281,16 +282,17 @@ def for_image(
 
 def stem_of(image: str) -> str:
     """Name of an image without folder, extension in brackets and suffixes: ``a/b.fits.fz[1]`` → ``b``."""
-    name = Path(re.sub(r"\[[^\]]*\]$", "", image)).name
+    name = file_name(re.sub(r"\[[^\]]*\]$", "", image))
     name = re.sub(r"\.(gz|fz|bz2|Z)$", "", name)
     return re.sub(r"\.(fits?|fts)$", "", name, flags=re.IGNORECASE) or "image"
 
 
 def filled(template: str, image: str, number: int = 1) -> str:
-    """A name with {stem}, {folder} (the name of the image's folder) and {number} (its place in a batch) filled in."""
+    """A name with {stem}, {folder} (the name of its folder) and {number} (its place in a batch) filled in."""
     if "{" not in template:
         return template
-    folder = os.path.basename(os.path.dirname(os.path.abspath(image))) if "{folder}" in template else ""
+    whole = image if is_url(image) else os.path.abspath(local_name(image))
+    folder = file_name(whole.rpartition("/")[0]) if "{folder}" in template else ""
     return template.replace("{stem}", stem_of(image)).replace("{folder}", folder).replace("{number}", str(number))
 
 
@@ -450,11 +452,11 @@ def _check_outputs(
     files += [("CHECKIMAGE_NAME", check) for _, check in checks]
     files += [("--mem-report", report) for report in reports]
     files += [("--profile", profile)] if profile else []
-    source = folder / re.sub(r"\[[^\]]*\]$", "", image)
+    source = folder / re.sub(r"\[[^\]]*\]$", "", local_name(image))
     seen: set[str] = set()
     for keyword, file in files:
         path = folder / file
-        if path.exists() and source.exists() and path.samefile(source):
+        if not is_url(image) and path.exists() and source.exists() and path.samefile(source):
             raise ConfigError(f"{keyword} {file} is the image itself")
         if os.path.abspath(path) in seen:
             raise ConfigError(f"{keyword} {file} would be written twice")

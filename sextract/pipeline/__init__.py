@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sextract.catalogue.writer import open_writer
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
+from sextract.config.locations import shown
 from sextract.config.machine import cache_room
 from sextract.config.settings import Settings
 from sextract.errors import WorkerError
@@ -126,7 +127,8 @@ def run(image: str, settings: Settings, reporter: Reporter, slab: Slab | None = 
 
 def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept: Slab | None) -> Summary:
     plan = families(settings)
-    images = open_images(image, scratch_dir=settings.resources.scratch_dir)
+    limit = settings.resources.mem_limit_bytes
+    images = open_images(image, scratch_dir=settings.resources.scratch_dir, limit_bytes=limit, say=reporter.info)
     infos = [image.info for image in images]
     in_memory = memory_outputs(settings, infos)
     planned = fit(settings.resources.mem_limit_bytes - in_memory.nbytes, settings.resources.workers, infos, settings, plan)
@@ -154,7 +156,7 @@ def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept:
         summary, fitted = _extract(images, settings, plan, planned, slab, recorder, in_memory.catalogue, reporter, trace)
         recorder.stop()
         if reports.wanted:
-            reports.write(recorder, image, fitted.budget, settings.resources.account, fitted.workers)
+            reports.write(recorder, shown(image), fitted.budget, settings.resources.account, fitted.workers)
     return summary
 
 

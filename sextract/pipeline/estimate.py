@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sextract.background.mesh import MeshGrid
+from sextract.config.locations import shown
 from sextract.config.machine import default_workers
 from sextract.config.settings import Settings
 from sextract.measurement.stamps import TileGrid
@@ -20,7 +21,7 @@ from sextract.pipeline.facts import memory_outputs
 from sextract.pipeline.layout import Fit, Layout, fit, smallest_limit
 from sextract.pipeline.plan import families
 from sextract.pipeline.stages import Plan, imports_astropy
-from sextract.reading.source import ImageInfo, open_images
+from sextract.reading.source import ImageInfo, ImageSource, open_images
 
 # Of a run on one core of 2024: to start, to import astropy, and per million pixels with some 500 sources, read twice.
 START_SECONDS, ASTROPY_SECONDS, SECONDS_PER_MPIXEL = 0.4, 0.7, 0.06
@@ -134,14 +135,14 @@ def estimate(image: str, settings: Settings) -> Estimate:
         The image can't be opened.
     """
     plan = families(settings)
-    infos = [source.info for source in open_images(image, scratch_dir=settings.resources.scratch_dir)]
+    infos = [source.info for source in _opened(image, settings)]
     limit, asked = settings.resources.mem_limit_bytes, settings.resources.workers
     in_memory = memory_outputs(settings, infos)
     fitted = fit(limit - in_memory.nbytes, asked, infos, settings, plan)
     largest = max(range(len(infos)), key=lambda k: infos[k].width * infos[k].height)
     layout = fitted.layouts[largest]
     return Estimate(
-        image=image,
+        image=shown(image),
         limit_bytes=limit,
         smallest_limit_bytes=smallest_limit(infos, settings, plan) + in_memory.nbytes,
         parts=tuple(fitted.budget.lines()),
@@ -157,6 +158,11 @@ def estimate(image: str, settings: Settings) -> Estimate:
     )
 
 
+def _opened(image: str, settings: Settings) -> list[ImageSource]:
+    r = settings.resources
+    return open_images(image, scratch_dir=r.scratch_dir, limit_bytes=r.mem_limit_bytes)
+
+
 def _peak(fitted: Fit, infos: Sequence[ImageInfo], settings: Settings) -> int:
     """What all processes hold when the slab has filled with tiles, or with all there are."""
     budget = fitted.budget
@@ -164,7 +170,8 @@ def _peak(fitted: Fit, infos: Sequence[ImageInfo], settings: Settings) -> int:
         _filled(layout, info, settings, fitted.workers) for layout, info in zip(fitted.layouts, infos, strict=True)
     )
     heaps = budget.processes * min(budget.heap_per_process, HEAP_USED)
-    return -(-(budget.base + heaps + min(budget.slab, filled)) // MIB) * MIB
+    opening = max(info.opening_bytes for info in infos)
+    return -(-max(budget.base + heaps + min(budget.slab, filled), opening) // MIB) * MIB
 
 
 def _filled(layout: Layout, info: ImageInfo, settings: Settings, workers: int) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 
 from sextract._version import __version__
 from sextract.catalogue.writer import RunFacts, is_standard_output
+from sextract.config.locations import file_name
 from sextract.config.machine import memory_filesystem
 from sextract.config.settings import Settings
 from sextract.memory.budget import size_text
@@ -63,13 +64,13 @@ def run_facts(infos: Sequence[ImageInfo], settings: Settings, plan: Plan) -> Run
     """
     return RunFacts(
         settings=settings,
-        file_name=os.path.basename(infos[0].path),
+        file_name=file_name(infos[0].path),
         extensions=len(infos),
         software=f"sextract {__version__}",
         config_name=settings.config_name,
         versions=tuple(_versions(infos, plan)),
         datasums=tuple(
-            (f"{os.path.basename(info.path)}[{info.hdu}]", datasum)
+            (f"{file_name(info.path)}[{info.hdu}]", datasum)
             for info in infos
             if (datasum := (card_value(info.header, "DATASUM") or "").strip("' "))
         ),

@@ -55,6 +55,9 @@ PARENT_MAPPED_BYTES = 4 * MIB
 # What sky positions take: astropy.wcs in the one worker that imports it, measured with astropy 8; its wcslib alone in each
 # worker, and as much twice for what they share of it.
 ASTROPY_BYTES, WCSLIB_BYTES = 42 * MIB, MIB // 4
+# What images on servers take: the client and its certificates, once; in each process that reads, a connection, with what the
+# kernel keeps of an answer.  Measured with Python 3.11 and OpenSSL 3.0.
+NETWORK_BYTES, CONNECTION_BYTES = 8 * MIB, 5 * MIB // 2
 
 
 class Layout(NamedTuple):
@@ -243,18 +246,26 @@ def base_bytes(workers: int, infos: Sequence[ImageInfo], hosted: bool = False) -
         See `ResourceSettings.hosted`.
     """
     if hosted and not workers:
-        return HOSTED_BYTES + decoding_bytes(0, infos)
-    return (PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES) + LIBRARY_BYTES + decoding_bytes(workers, infos)
+        processes = HOSTED_BYTES
+    else:
+        processes = (PARENT_BYTES + workers * WORKER_BYTES if workers else SERIAL_BYTES) + LIBRARY_BYTES
+    return processes + decoding_bytes(workers, infos) + NETWORK_BYTES * uses_network(infos)
 
 
 def base_rss(workers: int, infos: Sequence[ImageInfo]) -> int:
     """The same as the sum of Rss without shared memory."""
-    return (PARENT_RSS + workers * WORKER_RSS if workers else SERIAL_RSS) + decoding_bytes(workers, infos)
+    network = NETWORK_BYTES * uses_network(infos) * (workers + 2 if workers else 1)
+    return (PARENT_RSS + workers * WORKER_RSS if workers else SERIAL_RSS) + decoding_bytes(workers, infos) + network
 
 
 def decoding_bytes(workers: int, infos: Sequence[ImageInfo]) -> int:
-    """What cfitsio holds on its own heap once workers decode."""
-    return max(workers, 1) * max(info.library_bytes for info in infos)
+    """What workers hold once they read: cfitsio's heap where it decodes, a connection where the image is on a server."""
+    return max(workers, 1) * (max(info.library_bytes for info in infos) + CONNECTION_BYTES * uses_network(infos))
+
+
+def uses_network(infos: Sequence[ImageInfo]) -> bool:
+    """Whether an image is read over a network."""
+    return any(info.remote for info in infos)
 
 
 def checkimage_pages(settings: Settings, infos: Sequence[ImageInfo]) -> int:
@@ -306,7 +317,7 @@ def try_fit(
 def smallest_limit(
     infos: Sequence[ImageInfo], settings: Settings, plan: Plan, workers: int = 0, measured: Base = UNKNOWN
 ) -> int:
-    """The smallest limit, in whole MiB, that fits with that many workers, by default none."""
+    """The smallest limit, in whole MiB, that fits with that many workers, by default none, and is enough to open images."""
     low, high = 0, 64
     while not try_fit(high * MIB, workers, infos, settings, plan, measured).fits:
         low, high = high, 2 * high
@@ -316,7 +327,7 @@ def smallest_limit(
             high = middle
         else:
             low = middle
-    return high * MIB
+    return max(high * MIB, *(info.opening_bytes for info in infos))
 
 
 def fit(

@@ -241,6 +241,7 @@ class Stages:
         j0, j1, i0, i1 = np.frombuffer(payload, np.int64).tolist()
         grid, bad = self.background.grid, 0
         x0, x1 = grid.columns(i0, i1)
+        self.image.expect(Box(grid.rows(j0)[0], x0, grid.rows(j1 - 1)[1], x1))
         for j in range(j0, j1):
             y0, y1 = grid.rows(j)
             if SCRATCH_BYTES + 4 * (y1 - y0) * (x1 - x0) > len(self.scratch):
@@ -307,6 +308,7 @@ class Stages:
     def _portions(self, box: Box) -> Iterator[tuple[int, int]]:
         """Rows of a tile that are loaded at a time, relative to it; all of them where they are stored in blocks."""
         rows, columns = box.shape
+        self.image.expect(box)
         step = max(PORTION_BYTES // (4 * columns), 1) if self.image.info.tile_rows <= 1 else rows
         for ya in range(0, rows, step):
             yb = min(ya + step, rows)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sextract.errors import InputError
-from sextract.reading.handle import FileHandle
+from sextract.reading.handle import Handle
 from sextract.reading.header import card_integer, card_true, card_value, cards
 from sextract.reading.scaling import BITPIX, Scaling, scaling_of
 from sextract.reading.source import LONGEST_SIDE, Hdu, ImageInfo
@@ -39,7 +39,7 @@ class CompressedSource:
     """A tile-compressed 2-D image (or the first plane of a cube) of a FITS file."""
 
     def __init__(
-        self, info: ImageInfo, handle: FileHandle, scaling: Scaling, naxis: int, tile: tuple[int, int]
+        self, info: ImageInfo, handle: Handle, scaling: Scaling, naxis: int, tile: tuple[int, int]
     ) -> None:
         self._info = info
         self._handle = handle
@@ -113,6 +113,9 @@ class CompressedSource:
     def _where(self) -> str:
         return f"{self._info.path}[{self._info.hdu}]"
 
+    def expect(self, box: Box) -> None:
+        """Nothing: cfitsio reads, from a file."""
+
     def read_raw(self, offset: int, out: NDArray[np.uint8]) -> None:
         """See ``ImageSource.read_raw``."""
         self._handle.read_exactly(self._info.data_offset + offset, out)
@@ -150,20 +153,20 @@ def is_compressed(header: str) -> bool:
     return card_true(header, "ZIMAGE") and (card_value(header, "XTENSION") or "") == "BINTABLE"
 
 
-def describe(hdu: Hdu, handle: FileHandle, where: str) -> Hdu:
+def describe(hdu: Hdu, handle: Handle, where: str) -> Hdu:
     """Complete the record of a compressed image's table by the facts of the image."""
     try:
         return _describe(hdu, handle, where)
     except InputError as exc:
-        return hdu._replace(kind="compressed image", problem=str(exc).removeprefix(where + ": "))
+        return hdu._replace(kind="compressed image", compressed=True, problem=str(exc).removeprefix(where + ": "))
 
 
-def _describe(hdu: Hdu, handle: FileHandle, where: str) -> Hdu:
+def _describe(hdu: Hdu, handle: Handle, where: str) -> Hdu:
     bitpix, naxis = (_integer(hdu.header, key, where) for key in ("ZBITPIX", "ZNAXIS"))
     if bitpix not in BITPIX or not 0 <= naxis <= 999:
         raise InputError(f"{where}: ZBITPIX is {bitpix} and ZNAXIS {naxis}")
     axes = [_integer(hdu.header, f"ZNAXIS{k}", where) for k in range(1, naxis + 1)]
-    found = hdu._replace(kind=f"compressed image of {' × '.join(map(str, axes))}", bitpix=bitpix)
+    found = hdu._replace(kind=f"compressed image of {' × '.join(map(str, axes))}", bitpix=bitpix, compressed=True)
     if len(axes) < 2 or min(axes) == 0:
         return found
     if min(axes) < 0 or max(axes[:2]) > LONGEST_SIDE:

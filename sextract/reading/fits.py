@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sextract.errors import InputError
 from sextract.reading import compressed
-from sextract.reading.handle import FileHandle
+from sextract.reading.handle import FileHandle, Handle
 from sextract.reading.header import CARD, card_integer, card_true, card_value
 from sextract.reading.scaling import BITPIX, Scaling, scaling_of
 from sextract.reading.source import LONGEST_SIDE, OPENERS, Hdu, ImageInfo, ImageSource, Opener
@@ -29,9 +29,6 @@ MOST_CARDS = 100_000
 # Raw bytes per read: what stays in a core's cache between the read and the conversion.
 CHUNK_BYTES = 512 * 1024
 
-# Bytes between the rows of a narrow box that are cheaper read over than skipped by one more system call.
-CHEAP_GAP_BYTES = 32 * 1024
-
 _END = "END".ljust(8)
 _PRINTABLE = {i: " " for i in range(256) if not 32 <= i < 127}
 
@@ -39,7 +36,7 @@ _PRINTABLE = {i: " " for i in range(256) if not 32 <= i < 127}
 class PlainSource:
     """An uncompressed 2-D image (or the first plane of a cube) of a FITS file."""
 
-    def __init__(self, info: ImageInfo, handle: FileHandle, scaling: Scaling) -> None:
+    def __init__(self, info: ImageInfo, handle: Handle, scaling: Scaling) -> None:
         self._info = info
         self._handle = handle
         self._scaling = scaling
@@ -61,8 +58,10 @@ class PlainSource:
         first = self._info.data_offset + box.y0 * row + box.x0 * self._scaling.nbytes
         room = scratch[:CHUNK_BYTES]
         if need > len(room):
+            self.expect(box)
             return self._read_long_rows(box, out, room, first, row)
-        rows = (len(room) - need) // row + 1 if row - need <= CHEAP_GAP_BYTES else 1
+        rows = (len(room) - need) // row + 1 if row - need <= self._handle.cheap_gap_bytes else 1
+        self.expect(box)
         bad = 0
         for y in range(0, h, rows):
             n = min(rows, h - y)
@@ -83,6 +82,13 @@ class PlainSource:
                 self._handle.read_exactly(first + y * row + x * size, raw)
                 bad += self._scaling.apply(raw, n * size, out[y : y + 1, x : x + n])
         return bad
+
+    def expect(self, box: Box) -> None:
+        """See ``ImageSource.expect``."""
+        row, need = self._info.width * self._scaling.nbytes, (box.x1 - box.x0) * self._scaling.nbytes
+        if row - need <= self._handle.cheap_gap_bytes:
+            first = self._info.data_offset + box.y0 * row + box.x0 * self._scaling.nbytes
+            self._handle.expect(first, (box.y1 - box.y0 - 1) * row + need)
 
     def read_raw(self, offset: int, out: NDArray[np.uint8]) -> None:
         """See ``ImageSource.read_raw``."""
@@ -128,12 +134,13 @@ def open_fits(path: str, scratch_dir: str = "") -> list[Hdu]:
     return list_hdus(FileHandle(path))
 
 
-def list_hdus(handle: FileHandle) -> list[Hdu]:
+def list_hdus(handle: FileHandle, scratch_dir: str = "") -> list[Hdu]:
     """The same for a file that is open already."""
-    return list(_walk(handle))
+    return list(walk(handle))
 
 
-def _walk(handle: FileHandle) -> Iterator[Hdu]:
+def walk(handle: Handle) -> Iterator[Hdu]:
+    """The same, one after the other."""
     offset = index = 0
     while offset < handle.size and (index == 0 or _begins_extension(handle, offset)):
         where = f"{handle.path}[{index}]"
@@ -149,13 +156,13 @@ def _walk(handle: FileHandle) -> Iterator[Hdu]:
         index += 1
 
 
-def _begins_extension(handle: FileHandle, offset: int) -> bool:
+def _begins_extension(handle: Handle, offset: int) -> bool:
     """Whether an extension begins there; other bytes after the last HDU are allowed, and nobody's business."""
     start = np.empty(8, np.uint8)
     return handle.read(offset, start) == 8 and start.tobytes() == b"XTENSION"
 
 
-def _read_unit(handle: FileHandle, offset: int, where: str) -> _Unit:
+def _read_unit(handle: Handle, offset: int, where: str) -> _Unit:
     header, data = _read_header(handle, offset, where)
     bitpix, axes = _integer(header, "BITPIX", where), []
     naxis = _integer(header, "NAXIS", where)
@@ -195,7 +202,7 @@ def _integer(header: str, key: str, where: str) -> int:
     return value
 
 
-def _read_header(handle: FileHandle, offset: int, where: str) -> tuple[str, int]:
+def _read_header(handle: Handle, offset: int, where: str) -> tuple[str, int]:
     """Cards up to END, and the offset of the data behind them."""
     block, blocks = np.empty(BLOCK, np.uint8), []
     for n in range(MOST_CARDS * CARD // BLOCK):
@@ -209,7 +216,7 @@ def _read_header(handle: FileHandle, offset: int, where: str) -> tuple[str, int]
     raise InputError(f"{where}: no END in the first {MOST_CARDS} cards of the header")
 
 
-def _describe(unit: _Unit, handle: FileHandle, where: str) -> Hdu:
+def _describe(unit: _Unit, handle: Handle, where: str) -> Hdu:
     """What an HDU is, and how to read it if it is an image."""
     version = card_integer(unit.header, "EXTVER")
     hdu = Hdu(
@@ -243,7 +250,7 @@ def described_image(hdu: Hdu, axes: tuple[int, ...], make: Callable[[ImageInfo],
     return hdu._replace(width=width, height=height, make=make, problem=problem)
 
 
-def _make_plain(info: ImageInfo, handle: FileHandle) -> PlainSource:
+def _make_plain(info: ImageInfo, handle: Handle) -> PlainSource:
     return PlainSource(info, handle, scaling_of(info.header, info.bitpix, f"{info.path}[{info.hdu}]"))
 
 
@@ -252,7 +259,7 @@ def is_image(header: str) -> bool:
     return not header.startswith("XTENSION") or (card_value(header, "XTENSION") or "") in ("IMAGE", "IUEIMAGE")
 
 
-def _truncation(unit: _Unit, handle: FileHandle) -> str:
+def _truncation(unit: _Unit, handle: Handle) -> str:
     """What is missing at the end of the file; padding isn't asked for."""
     end = unit.offset + unit.size
     if end <= handle.size:
@@ -273,4 +280,4 @@ def _recognises(first: bytes) -> bool:
     return first.startswith(b"SIMPLE  =")
 
 
-OPENERS.add("fits", Opener("fits", _recognises, open_fits))
+OPENERS.add("fits", Opener("fits", _recognises, open_fits, list_hdus))

@@ -10,12 +10,55 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sextract.errors import InputError
+
+# Bytes between the rows of a narrow box that are cheaper read over than skipped by one more system call.
+CHEAP_GAP_BYTES = 32 * 1024
+
+
+class Handle(Protocol):
+    """What formats read from: a `FileHandle`, or an object on a server that looks like one."""
+
+    path: str
+    cheap_gap_bytes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        ...
+
+    def fileno(self) -> int:
+        """Descriptor of this process, where there is one."""
+        ...
+
+    def expect(self, offset: int, nbytes: int) -> None:
+        """A hint: the next reads are in these bytes, in order."""
+        ...
+
+    def read(self, offset: int, out: NDArray[np.uint8]) -> int:
+        """Fill `out` from byte `offset`; fewer bytes than its length only at the end of the file."""
+        ...
+
+    def read_exactly(self, offset: int, out: NDArray[np.uint8]) -> None:
+        """Fill `out` from byte `offset`; an InputError if the file ends before."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """InputError if the file is not what it was."""
+        ...
+
+    def drop_behind(self) -> None:
+        """Have what is read leave the page cache."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it in this process."""
+        ...
 
 
 class Identity(NamedTuple):
@@ -54,6 +97,8 @@ class FileHandle:
     InputError
         The file can't be opened.
     """
+
+    cheap_gap_bytes = CHEAP_GAP_BYTES
 
     def __init__(self, path: str, kept: int = -1) -> None:
         self.path = path
@@ -146,6 +191,9 @@ class FileHandle:
         self.drops = True
         if self._pid == os.getpid():
             self._adopt(self._fd)
+
+    def expect(self, offset: int, nbytes: int) -> None:
+        """Nothing: the kernel reads ahead."""
 
     def read(self, offset: int, out: NDArray[np.uint8]) -> int:
         """Fill `out` from byte `offset`; fewer bytes than its length only at the end of the file."""

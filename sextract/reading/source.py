@@ -2,7 +2,8 @@
 
 A format is one file of this package (or an entry point) that adds an `Opener`: it recognises a file by its first bytes
 and lists what is in it as `Hdu` records, each with a function that makes the `ImageSource` of it.  This module
-parses the user's text, chooses and numbers the images, and words the errors.  It does not know FITS (``fits.py``).
+parses the user's text, chooses and numbers the images, and words the errors.  It does not know FITS (``fits.py``), nor how
+to read what is no local file (``remote``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sextract.config.locations import is_url, shown
 from sextract.errors import InputError
+from sextract.reading.handle import FileHandle
 from sextract.reading.spec import Spec, parse_spec
 from sextract.records import Box
 from sextract.registry import Registry
@@ -33,9 +36,9 @@ class ImageInfo(NamedTuple):
     Attributes
     ----------
     path : str
-        The file as the user named it, without brackets.
+        The file as the user named it, without brackets; of an address, what may be shown of it.
     spec : str
-        As the user wrote it.
+        As the user wrote it, likewise.
     hdu : int
         Index in the file, 0 is the primary.
     ext_number : int
@@ -56,6 +59,10 @@ class ImageInfo(NamedTuple):
         The data unit as stored: first byte and length without padding (of the unpacked file, for ``.gz``).
     library_bytes : int
         About what a decoding library holds on its own heap in each process that reads.
+    remote : bool
+        It is read over a network.
+    opening_bytes : int
+        What all processes held to open it, with libraries that have gone since.
     """
 
     path: str
@@ -72,6 +79,8 @@ class ImageInfo(NamedTuple):
     data_offset: int = 0
     data_size: int = 0
     library_bytes: int = 0
+    remote: bool = False
+    opening_bytes: int = 0
 
 
 class ImageSource(Protocol):
@@ -112,6 +121,13 @@ class ImageSource(Protocol):
         """
         ...
 
+    def expect(self, box: Box) -> None:
+        """A hint: `read_into` will be asked for the rows of this box, from the first to the last, a few at a time.
+
+        One request to a server may then bring them all; a source for which a read more is nothing may ignore it.
+        """
+        ...
+
     def read_raw(self, offset: int, out: NDArray[np.uint8]) -> None:
         """Fill `out` with bytes of the stored data unit, `offset` bytes from its beginning."""
         ...
@@ -143,6 +159,8 @@ class Hdu(NamedTuple):
         Makes the source; None if this is no image of two or more dimensions.
     problem : str
         Why it can't be used though it is one, in words; empty if it can.
+    compressed : bool
+        In tiles, by a library that must read a file.
     """
 
     kind: str
@@ -158,14 +176,20 @@ class Hdu(NamedTuple):
     data_offset: int = 0
     data_size: int = 0
     library_bytes: int = 0
+    compressed: bool = False
 
 
 class Opener(NamedTuple):
-    """A format: its name, a test on a file's first bytes, and ``open(path, scratch_dir)``, which lists its HDUs."""
+    """A format: its name, a test on a file's first bytes, and ``open(path, scratch_dir)``, which lists its HDUs.
+
+    With ``open_handle(handle, scratch_dir)`` it does so for a file that is open and has no name, as a copy of what is
+    read over a network; a format without it is read from local files alone.
+    """
 
     name: str
     recognises: Callable[[bytes], bool]
     open: Callable[[str, str], list[Hdu]]
+    open_handle: Callable[[FileHandle, str], list[Hdu]] | None = None
 
 
 OPENERS: Registry[Opener] = Registry("reader", "sextract.reading")
@@ -180,16 +204,23 @@ _PACKED = {
 }
 
 
-def open_images(spec: str, *, scratch_dir: str = "") -> list[ImageSource]:
+def open_images(
+    spec: str, *, scratch_dir: str = "", limit_bytes: int = 0, say: Callable[[str], None] | None = None
+) -> list[ImageSource]:
     """Find the images of a file.
 
     Parameters
     ----------
     spec : str
         ``path``: every image of two or more dimensions (its first plane); ``path[n]``: HDU n, 0 is the primary;
-        ``path[NAME]`` or ``path[NAME,version]``: by EXTNAME (and EXTVER), the first that fits.
+        ``path[NAME]`` or ``path[NAME,version]``: by EXTNAME (and EXTVER), the first that fits.  The path may be an
+        address, ``s3://bucket/image.fits``.
     scratch_dir : str
         Where a packed file is unpacked; default: $TMPDIR, else /var/tmp.
+    limit_bytes : int
+        What opening may take, for libraries that are needed for nothing else; 0: anything.
+    say : callable, optional
+        Gets lines for the log.
 
     Returns
     -------
@@ -200,15 +231,33 @@ def open_images(spec: str, *, scratch_dir: str = "") -> list[ImageSource]:
     ------
     InputError
         The file is missing, unreadable, in no known format, shorter than its headers say, or has no such image.
+    LimitError
+        `limit_bytes` is too small to open it.
     """
     asked = parse_spec(spec)
-    first = _first_bytes(asked.path)
+    common = ImageInfo(asked.path, spec, 0, 0, 0, 0, 0, "", "")
+    if is_url(asked.path):
+        # Not at the head: most images are files.
+        from sextract.reading.remote import open_remote, opening_bytes
+
+        hdus = open_remote(asked, scratch_dir, limit_bytes, say or (lambda text: None))
+        common = common._replace(
+            path=shown(asked.path), spec=shown(spec), remote=True, opening_bytes=opening_bytes(asked.path)
+        )
+    else:
+        hdus = opener_of(_first_bytes(asked.path), asked.path).open(asked.path, scratch_dir)
+    chosen = choose(hdus, asked._replace(path=common.path))
+    return [_source(hdus, k, number, common) for number, k in enumerate(chosen, start=1)]
+
+
+def opener_of(first: bytes, path: str) -> Opener:
+    """The opener of a file that begins so."""
+    if not first:
+        raise InputError(f"{path}: the file is empty")
     opener = next((o for o in map(OPENERS.get, OPENERS) if o.recognises(first)), None)
     if opener is None:
-        raise InputError(f"{asked.path}: not a FITS file ({_looks_like(first)})")
-    hdus = opener.open(asked.path, scratch_dir)
-    chosen = _choose(hdus, asked)
-    return [_source(hdus, k, number, asked.path, spec) for number, k in enumerate(chosen, start=1)]
+        raise InputError(f"{path}: not a FITS file ({_looks_like(first)})")
+    return opener
 
 
 def _first_bytes(path: str) -> bytes:
@@ -222,14 +271,11 @@ def _first_bytes(path: str) -> bytes:
         if not stat.S_ISREG(mode):
             what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise InputError(f"{path}: is {what}, an image file is needed")
-        first = os.read(fd, SNIFFED)
+        return os.read(fd, SNIFFED)
     except OSError as exc:
         raise InputError(f"{path}: can't read the image: {exc.strerror}") from exc
     finally:
         os.close(fd)
-    if not first:
-        raise InputError(f"{path}: the file is empty")
-    return first
 
 
 def _looks_like(first: bytes) -> str:
@@ -239,7 +285,7 @@ def _looks_like(first: bytes) -> str:
     return f"it begins with {first[:8]!r}"
 
 
-def _choose(hdus: Sequence[Hdu], asked: Spec) -> list[int]:
+def choose(hdus: Sequence[Hdu], asked: Spec) -> list[int]:
     """Indices of the HDUs to use; a damaged one matters only if it is among them."""
     if asked.hdu is not None:
         if asked.hdu >= len(hdus):
@@ -267,6 +313,11 @@ def _choose(hdus: Sequence[Hdu], asked: Spec) -> list[int]:
     return chosen
 
 
+def settles(index: int, hdu: Hdu, asked: Spec) -> bool:
+    """Whether no later HDU can matter once this one is known."""
+    return index == asked.hdu or (asked.name is not None and _fits(hdu, asked))
+
+
 def _fits(hdu: Hdu, asked: Spec) -> bool:
     assert asked.name is not None
     return hdu.extname.upper() == asked.name.upper() and asked.version in (None, hdu.extver)
@@ -284,12 +335,11 @@ def _contents(hdus: Sequence[Hdu], most: int = 8) -> str:
     return ", ".join(words) + (f" and {len(hdus) - most} more" if len(hdus) > most else "")
 
 
-def _source(hdus: Sequence[Hdu], index: int, number: int, path: str, spec: str) -> ImageSource:
+def _source(hdus: Sequence[Hdu], index: int, number: int, common: ImageInfo) -> ImageSource:
+    """The source of an HDU; `common` is what all images of a file have in common."""
     hdu = hdus[index]
     assert hdu.make is not None
-    info = ImageInfo(
-        path=path,
-        spec=spec,
+    info = common._replace(
         hdu=index,
         ext_number=number,
         width=hdu.width,

@@ -9,6 +9,8 @@ import os
 import re
 from typing import NamedTuple
 
+from sextract.config.locations import local_name
+
 _BRACKETS = re.compile(r"(?P<path>.+)\[(?P<name>[^\[\],]*)(?:,\s*(?P<version>\d+)\s*)?\]", re.DOTALL)
 
 
@@ -38,7 +40,7 @@ def parse_spec(text: str) -> Spec:
     Parameters
     ----------
     text : str
-        As on the command line.  ``n`` counts HDUs from 0, as in SExtractor.
+        As on the command line.  ``n`` counts HDUs from 0, as in SExtractor.  The path may be an address.
 
     Returns
     -------
@@ -46,8 +48,8 @@ def parse_spec(text: str) -> Spec:
     """
     match = _BRACKETS.fullmatch(text)
     if match is None or os.path.lexists(text):
-        return Spec(text)
-    path, name, version = match["path"], match["name"].strip(), match["version"]
+        return Spec(local_name(text))
+    path, name, version = local_name(match["path"]), match["name"].strip(), match["version"]
     if name.isascii() and name.isdigit() and version is None:
         return Spec(path, hdu=int(name))
     return Spec(path, name=name, version=int(version) if version else None)

@@ -14,10 +14,12 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from shlex import quote
 from typing import NamedTuple
 
 from sextract._version import __version__
+from sextract.config.locations import WEB, is_url, scheme_of, shown
 from sextract.config.resolve import (
     Configuration,
     Options,
@@ -30,8 +32,9 @@ from sextract.config.resolve import (
     reports_of,
 )
 from sextract.config.settings import Settings
-from sextract.errors import ConfigError, OutputError, WorkerError
+from sextract.errors import ConfigError, InputError, OutputError, WorkerError
 from sextract.log import Reporter
+from sextract.reading.spec import parse_spec
 from sextract.survey.engines.engine import ENGINES, Engine, Setting
 from sextract.survey.items import Item
 from sextract.survey.job import Job, Outcome, fingerprint, identity, sum_of
@@ -96,11 +99,12 @@ def run(items: Sequence[Item], options: Options, plan: Plan, reporter: Reporter)
         raise ConfigError(f"--engine {name} is not known; choose one of {', '.join(ENGINES)}")
     work = _Survey(items, options, reporter)
     work.check_outputs()
+    work.sign()
     path = plan.manifest or default_manifest(items[0], work, plan)
     work.make_folders(path)
     with Manifest(path) as manifest:
         facts = {"version": __version__, "software": f"sextract {__version__}", "folder": work.folder}
-        facts["command"] = " ".join(map(quote, sys.argv[1:]))
+        facts["command"] = " ".join(quote(shown(word)) for word in sys.argv[1:])
         kept = manifest.begin(facts, work.entries(), work.still_valid if plan.resume else _never)
         reporter.info(f"Survey: {len(items)} images{f', {kept} of them done before' if kept else ''}; manifest {path}")
         left = set(manifest.waiting())
@@ -127,6 +131,7 @@ class _Survey:
         self.items, self.options, self.reporter = items, options, reporter
         self.folder = os.getcwd()
         self._made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings]] = {}
+        self._signed: dict[str, str] = {}
         self._failures: dict[str, list[str]] = {}
 
     # What is to be done
@@ -150,12 +155,27 @@ class _Survey:
         """What an engine gets."""
         configuration, general = self._of(item)
         settings = for_image(item.image, general, configuration, self.reporter, number=item.number)
-        return Job(item.number, item.image, self.folder, settings, attempt)
+        return Job(item.number, item.image, self.folder, settings, attempt, self._signed.get(item.image, ""))
 
     def entries(self) -> Iterator[Entry]:
         """A row of the manifest for each."""
         for item in self.items:
-            yield Entry(item.number, item.image, *catalogue_of(item.image, self.configuration(item), item.number))
+            yield Entry(item.number, shown(item.image), *catalogue_of(item.image, self.configuration(item), item.number))
+
+    def sign(self) -> None:
+        """Have addresses of object stores signed, all at once: a second each, if one by one."""
+        images = [item.image for item in self.items if is_url(item.image) and scheme_of(item.image) not in WEB]
+        if not images:
+            return
+        from sextract.reading.remote.store import sign
+
+        specs = [parse_spec(image) for image in images]
+        limit = self.job(self.items[0]).settings.resources.mem_limit_bytes
+        # What is wrong with one of them is said when its turn comes.
+        with suppress(InputError):
+            signed = sign([spec.path for spec in specs], limit)
+            pairs = zip(images, specs, signed, strict=True)
+            self._signed = {image: url + image[len(spec.path) :] for image, spec, url in pairs if url}
 
     def check_outputs(self) -> None:
         """Refuse a survey in which two images write to one file."""
@@ -166,8 +186,8 @@ class _Survey:
                 if other != item.number:
                     first = next(i.image for i in self.items if i.number == other)
                     raise ConfigError(
-                        f"{keyword} {file} would be written for {first} and for {item.image}: put {{stem}}, {{folder}} or "
-                        f"{{number}} in the name, as in {{stem}}{os.path.splitext(file)[1] or '.cat'}"
+                        f"{keyword} {file} would be written for {shown(first)} and for {shown(item.image)}: put {{stem}}, "
+                        f"{{folder}} or {{number}} in the name, as in {{stem}}{os.path.splitext(file)[1] or '.cat'}"
                     )
 
     def make_folders(self, manifest: str) -> None:
@@ -185,15 +205,15 @@ class _Survey:
 
     def still_valid(self, earlier: Entry, now: Entry) -> bool:
         """Whether what was done before still holds: same input and configuration, all outputs as they were written."""
-        item = self._item(now.number)
-        settings = self.job(item).settings
+        job = self.job(self._item(now.number))
+        settings = job.settings
         files = earlier.files
         wanted = {name for _, name in settings.output.checkimages}
         if now.catalogue_type != "NONE":
             wanted.add(now.catalogue)
         return (
             earlier.input != ""
-            and earlier.input == identity(item.image, self.folder)
+            and earlier.input == identity(job.source, self.folder)
             and earlier.configuration == fingerprint(settings)
             and set(files) >= wanted
             and all(_unchanged(name, *facts) for name, facts in files.items())
@@ -231,7 +251,7 @@ class _Survey:
         """Record what came of a job, or have it done again."""
         lost = future.exception()
         if lost is not None and job.attempt < MOST_ATTEMPTS:
-            self.reporter.warning(f"{job.image}: its worker was lost ({_one_line(lost)}); it is done again")
+            self.reporter.warning(f"{shown(job.image)}: its worker was lost ({_one_line(lost)}); it is done again")
             return job._replace(attempt=job.attempt + 1)
         if lost is None:
             outcome = future.result()
@@ -243,13 +263,14 @@ class _Survey:
         return None
 
     def _say(self, job: Job, outcome: Outcome) -> None:
-        self.reporter.info(f"Image {job.number}: {job.image}")
+        name = shown(job.image)
+        self.reporter.info(f"Image {job.number}: {name}")
         for line in outcome.log.splitlines():
             self.reporter.line(line)
         if outcome.exit_code:
-            why = outcome.error.removeprefix(f"{job.image}: ")
-            self.reporter.error(f"{job.image}: {why}")
-            self._failures.setdefault(why, []).append(job.image)
+            why = outcome.error.removeprefix(f"{name}: ")
+            self.reporter.error(f"{name}: {why}")
+            self._failures.setdefault(why, []).append(name)
 
     def tell(self, images: int) -> int:
         """The last lines; the exit code."""

@@ -17,8 +17,9 @@ from sextract import pipeline
 from sextract._version import __version__
 from sextract.catalogue.keywords import effective, sha256_class
 from sextract.catalogue.writer import is_standard_output
+from sextract.config.locations import is_url
 from sextract.config.settings import Settings
-from sextract.errors import Interrupted, LimitError, SextractError, out_of_memory
+from sextract.errors import InputError, Interrupted, LimitError, SextractError, out_of_memory
 from sextract.execution.backend import MORE_MEMORY
 from sextract.log import Reporter
 from sextract.memory.slab import Slab
@@ -40,6 +41,8 @@ class Job(NamedTuple):
     settings : Settings
     attempt : int
         From 1.
+    address : str
+        Where to read the image, if not by its name: an address that was signed for all at once.
     """
 
     number: int
@@ -47,6 +50,12 @@ class Job(NamedTuple):
     folder: str
     settings: Settings
     attempt: int = 1
+    address: str = ""
+
+    @property
+    def source(self) -> str:
+        """What is to be opened."""
+        return self.address or self.image
 
 
 class Outcome(NamedTuple):
@@ -100,12 +109,12 @@ def run_image(job: Job, reporter: Reporter | None = None, slab: Slab | None = No
     stream = io.StringIO()
     reporter = Reporter(job.settings.verbose, stream) if reporter is None else reporter
     started, began = time.time(), time.monotonic()
-    before = identity(job.image, job.folder)
+    before = identity(job.source, job.folder)
     summary, code, error = None, 0, ""
     outputs: tuple[tuple[str, int, str], ...] = ()
     try:
         os.chdir(job.folder)
-        summary = pipeline.run(job.image, job.settings, reporter, slab)
+        summary = pipeline.run(job.source, job.settings, reporter, slab)
         outputs = tuple(_output(name, job.settings) for name in summary.outputs if not is_standard_output(name))
         reporter.info(str(summary))
     except Interrupted:
@@ -133,10 +142,15 @@ def _unforeseen(exc: Exception, reporter: Reporter) -> tuple[int, str]:
 
 
 def identity(image: str, folder: str) -> str:
-    """What tells that an image is the same file as before: size and time of change; empty if it can't be told."""
+    """What tells that an image is the same as before: a file's size and time of change, a server's word; empty: unknown."""
+    path = parse_spec(image).path
     try:
-        status = os.stat(os.path.join(folder, parse_spec(image).path))
-    except (OSError, ValueError):
+        if is_url(path):
+            from sextract.reading.remote import state_of
+
+            return state_of(path)
+        status = os.stat(os.path.join(folder, path))
+    except (OSError, ValueError, InputError):
         return ""
     return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 

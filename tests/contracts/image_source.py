@@ -72,6 +72,15 @@ class ImageSourceContract:
             np.testing.assert_array_equal(out, part)
             assert bad == np.count_nonzero(part == np.float32(BAD))
 
+    def test_what_is_expected_and_not_asked_for_changes_nothing(self, source, truth):
+        height, width = truth.shape
+        for box in (Box(0, 0, height, width), Box(3, 5, height - 2, width - 1)):
+            for y in (*range(box.y0, box.y1), 7, 2):
+                if y in (box.y0, 9):
+                    source.expect(Box(y, box.x0, box.y1, box.x1))
+                part = Box(y, box.x0, y + 1, box.x1)
+                np.testing.assert_array_equal(self.read(source, part, 128)[0], truth[y : y + 1, box.x0 : box.x1])
+
     def test_a_pickle(self, source, truth):
         again = pickle.loads(pickle.dumps(source))
         assert again.info == source.info
