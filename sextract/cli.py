@@ -47,7 +47,7 @@ sextract -h            all options
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = (
     "-c", "-o", "--mem-limit", "--account", "--mem-report", "--profile", "--workers", "--tile-shape", "--provenance",
-    "--scratch", "--manifest", "--engine", "--shard", "--job-script", "--tasks",
+    "--scratch", "--manifest", "--engine", "--shard", "--job-script", "--tasks", "--merge", "--merge-radius",
 )  # fmt: skip
 _BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
@@ -155,6 +155,8 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     args = _parser().parse_args(rest)
     if args.dump or args.dump_full or args.dump_columns or args.version:
         return _dump(args)
+    if args.merge is not None:
+        return _merge(args, keywords, reporter)
     image = only_image(args.images, args.batch)
     # With this comes numpy, without which the version, say, is told in half the time.
     from sextract.config.resolve import Options, read_configuration
@@ -177,6 +179,19 @@ def _run(argv: list[str], reporter: Reporter) -> int:
     if image is None or args.job_script:
         return _batch(args, options, reporter, rest)
     return _one(image, read_configuration(options, reporter), reporter, args.estimate)
+
+
+def _merge(args: argparse.Namespace, keywords: Sequence[tuple[str, str]], reporter: Reporter) -> int:
+    """Merge the catalogues of a survey."""
+    from sextract.survey.merge.merging import RADIUS_ARCSEC, Request, merge
+
+    for keyword, value in keywords:
+        if keyword != "VERBOSE_TYPE":
+            raise ConfigError(f"-{keyword} {value} has no effect on --merge: catalogues are merged as they are")
+        reporter.verbose = value.upper()
+    radius = RADIUS_ARCSEC if args.merge_radius is None else args.merge_radius
+    merge(Request(args.merge, tuple(args.images), radius, args.mem_limit, args.scratch, args.overwrite), reporter)
+    return 0
 
 
 def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | None) -> int:
@@ -278,6 +293,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
     add("--provenance", choices=("input", "full"), default="input", help="full: facts of the run in the header")
     add("--sextractor-bugs", default="", metavar="NAMES", help="restore SExtractor's oddities: all, or =name,name")
+    add("--merge", metavar="FOLDER", help="merge the catalogues of these manifests into one Parquet data set")
+    add("--merge-radius", type=_arcsec, metavar="ARCSEC", help="sources this near on two images are one object (else 1.0)")
+    add("--overwrite", action="store_true", help="--merge may replace an earlier data set")
     add("--tile-shape", type=parse_tile_shape, help=argparse.SUPPRESS)
     add("-d", dest="dump", action="store_true", help="print the default configuration")
     add("-dd", dest="dump_full", action="store_true", help="print all of it")
@@ -351,6 +369,13 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) > 4096:
         raise ConfigError(f"--workers {text!r} is not a number from 0 to 4096")
     return int(text)
+
+
+def _arcsec(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--merge-radius {text!r} is not a number of arcsec") from None
 
 
 def _bug(exc: Exception, reporter: Reporter) -> int:

@@ -24,7 +24,10 @@ from tests.scenes import ROOT, Scene
 
 BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What is run, in the order of the pages; `guide` has the files that the others use, too.
-PAGES = ("README.md", "docs/guide.md", "docs/extending.md", "docs/surveys.md", "docs/clusters.md")
+PAGES = (
+    "README.md", "docs/guide.md", "docs/extending.md", "docs/surveys.md", "docs/merging.md", "docs/clusters.md",
+)  # fmt: skip
+NEEDS = {"docs/merging.md": ("pyarrow", "astropy_healpix")}
 WCS = {
     "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 130.0, "CRPIX2": 100.0, "CRVAL1": 150.0, "CRVAL2": 2.0,
     "CD1_1": -7e-5, "CD2_2": 7e-5, "CD1_2": 0.0, "CD2_1": 0.0, "GAIN": 2.0,
@@ -107,6 +110,8 @@ def run_console(text: str, folder: Path, env: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_of_a_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in NEEDS.get(page, ()):
+        pytest.importorskip(package, reason=f"{page} needs {package}, which is not installed")
     env = environment(folder, extensions(page, folder))
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sextract.errors import LimitError
+from sextract.memory.anonymous import anonymous_file
 from sextract.memory.budget import GRANULE, Ledger, size_text
 from sextract.memory.headroom import headroom
 from sextract.memory.overflow import open_overflow, overflow_bytes
@@ -46,8 +47,7 @@ _HEADROOM_SLACK = 1 << 20
 # Growth that may pass between two looks at the headroom, at most.
 _HEADROOM_STALE = 32 << 20
 _POISON = 0xFF
-# From linux/memfd.h; Python knows the first, or neither.
-_MFD_CLOEXEC, _MFD_NOEXEC_SEAL = 0x0001, 0x0008
+
 
 
 class SlabFull(LimitError):
@@ -73,49 +73,6 @@ def _round_up(value: int, step: int) -> int:
 def _footprint(nbytes: int) -> int:
     """Bytes a block of that length takes."""
     return _round_up(max(nbytes, 1), _PAGE if nbytes >= _LARGE else _ALIGN)
-
-
-def _memfd(flags: int = _MFD_CLOEXEC | _MFD_NOEXEC_SEAL) -> int:
-    """An anonymous file in memory, closed on exec."""
-    try:
-        if hasattr(os, "memfd_create"):
-            return os.memfd_create("sextract", flags)
-        # A Python that was built against an old C library (conda's) lacks what the system has.
-        libc = ctypes.CDLL(None, use_errno=True)
-        fd = int(libc.memfd_create(b"sextract", flags)) if hasattr(libc, "memfd_create") else -1
-        if fd < 0:
-            raise OSError(ctypes.get_errno() or errno.ENOSYS, os.strerror(ctypes.get_errno() or errno.ENOSYS))
-        return fd
-    except OSError as exc:
-        # Kernels before 6.3 don't know the second flag, later ones may ask for it.
-        if exc.errno == errno.EINVAL and flags & _MFD_NOEXEC_SEAL:
-            return _memfd(_MFD_CLOEXEC)
-        raise
-
-
-def _anonymous_file(nbytes: int) -> int:
-    """A memfd; in a sandbox that forbids those, a file without a name in /dev/shm, if that has room for `nbytes`.
-
-    Raises
-    ------
-    LimitError
-    """
-    try:
-        return _memfd()
-    except OSError as exc:
-        why = f"memfd_create: {exc.strerror}"
-    try:
-        fd = os.open("/dev/shm", os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise LimitError(f"can't make a buffer in memory ({why}; /dev/shm: {exc.strerror})") from exc
-    room = os.fstatvfs(fd)
-    free = room.f_bavail * room.f_frsize
-    if free < nbytes:
-        os.close(fd)
-        raise LimitError(
-            f"can't make a buffer in memory ({why}), and /dev/shm has room for {free >> 20} MiB: lower --mem-limit to that"
-        )
-    return fd
 
 
 class Slab:
@@ -171,7 +128,7 @@ class Slab:
         self.overflow = None if scratch_dir is None else open_overflow(scratch_dir, self.capacity)
         behind = overflow_bytes(self.capacity) if self.overflow is not None else 0
         self.extent = self.capacity + behind
-        self._fd = _anonymous_file(self.capacity)
+        self._fd = anonymous_file(self.capacity)
         try:
             # As long as the mapping, though nothing of it is ever used behind the capacity.
             os.ftruncate(self._fd, self.extent)

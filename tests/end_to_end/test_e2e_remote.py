@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from astropy.io import fits
 
 from tests.conftest import CommandLine
 from tests.faults.harness import Started
@@ -165,7 +166,7 @@ def test_names_come_from_the_path_and_secrets_stay(cli: CommandLine, server: Ser
     other = server.url("private", "night%202,b.fits[0]", "night:hush@")
     run = cli("--batch", signed, other, "-o", "{stem}.cat", *LIMIT, "--workers", "1", "-VERBOSE_TYPE", "FULL")
     assert run.code == 0, run.err
-    assert run.made == {"field.cat", "night 2,b.cat"}
+    assert run.made == {"field.cat", "night 2,b.cat", "sextract.manifest"}
     assert "hush" not in run.err
     run = cli("--estimate=json", signed, *LIMIT)
     assert json.loads(run.out)["image"] == server.url("signed", "field.fits?…")
@@ -174,3 +175,32 @@ def test_names_come_from_the_path_and_secrets_stay(cli: CommandLine, server: Ser
     assert "access is refused (HTTP 403 Forbidden, AccessDenied)" in run.err and "hush" not in run.err
     run = cli(f"{signed},{signed}")
     assert run.code == 2 and "two images" in run.err and "hush" not in run.err
+
+
+def test_a_survey_of_objects_is_signed_once_and_goes_on(
+    cli: CommandLine, objects: str, server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in credentials(objects).items():
+        monkeypatch.setenv(name, value)
+    put(objects, "survey")
+    names = [f"s3://survey/n{k}.fits" for k in range(4)]
+    for name in names[:3]:
+        put(objects, name.removeprefix("s3://"), (server.folder / "field.fits").read_bytes())
+    options = ("-o", "out/", "--mem-limit", "200M", "--workers", "2")
+    assert cli(server.folder / "field.fits", "-o", "local.fits", *LIMIT, cwd=tmp_path).code == 0
+    # The last one isn't there.
+    assert cli(*names, *options, cwd=tmp_path).code == 10
+    for k in range(3):
+        assert table_of(tmp_path / f"out/n{k}.cat.fits") == table_of(tmp_path / "local.fits")
+    assert b"X-Amz-Signature" not in (tmp_path / "out/sextract.manifest").read_bytes()
+    put(objects, "survey/n3.fits", (server.folder / "field.fits").read_bytes())
+    put(objects, "survey/n1.fits", (server.folder / "field.fits").read_bytes() + bytes(2880))
+    done = cli(*names, *options, "--resume", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "2 of them done before" in done.err
+
+
+def table_of(path: Path) -> bytes:
+    """Data of the table of a catalogue."""
+    with fits.open(path) as hdus:
+        return bytes(hdus[1].data.tobytes())
