@@ -47,7 +47,8 @@ sextract -h            all options
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = (
     "-c", "-o", "--mem-limit", "--account", "--mem-report", "--profile", "--workers", "--tile-shape", "--provenance",
-    "--scratch", "--manifest", "--engine", "--shard", "--job-script", "--tasks", "--merge", "--merge-radius",
+    "--scratch", "--manifest", "--engine", "--shard", "--job-script", "--tasks", "--merge", "--merge-radius", "--checkpoint",
+    "--checkpoint-folder",
 )  # fmt: skip
 _BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
@@ -172,6 +173,9 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         mem_report=tuple(args.mem_report),
         profile=args.profile,
         tile_shape=args.tile_shape,
+        checkpoint=args.checkpoint,
+        checkpoint_folder=args.checkpoint_folder,
+        resume=args.resume,
         provenance=args.provenance,
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
         strict=args.strict,
@@ -283,7 +287,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=_count, metavar="N", help="worker processes; 0: all in one process (else one a CPU)")
     add("--batch", action="store_true", help="the images are separate runs; so are three or more, and those of a list")
     add("--manifest", metavar="FILE", default="", help="what became of each image of a batch (else beside the catalogues)")
-    add("--resume", action="store_true", help="go on with a batch: what is done and still valid isn't done again")
     add("--engine", metavar="NAME[:ARG]", default="local", help="what runs a batch: local")
     add("--shard", metavar="K/N", type=_shard, default=(1, 1), help="do the K-th of N parts of a batch alone, for job arrays")
     add("--job-script", metavar="SYSTEM", help="print a script that does a batch on a cluster: slurm, pbs or htcondor")
@@ -291,6 +294,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
+    add("--checkpoint", type=_bands, metavar="N", help="in one large image: note every N rows of tiles where the run stands")
+    add("--checkpoint-folder", metavar="FOLDER", help="where CATALOGUE.checkpoint is kept (else beside the catalogue)")
+    add("--resume", action="store_true", help="go on with what was stopped; images of a batch that are done stay so")
     add("--provenance", choices=("input", "full"), default="input", help="full: facts of the run in the header")
     add("--sextractor-bugs", default="", metavar="NAMES", help="restore SExtractor's oddities: all, or =name,name")
     add("--merge", metavar="FOLDER", help="merge the catalogues of these manifests into one Parquet data set")
@@ -376,6 +382,12 @@ def _arcsec(text: str) -> float:
         return float(text)
     except ValueError:
         raise ConfigError(f"--merge-radius {text!r} is not a number of arcsec") from None
+
+
+def _bands(text: str) -> int:
+    if not text.isdigit() or int(text) > 1_000_000:
+        raise ConfigError(f"--checkpoint {text!r} is not a number of rows of tiles from 0 (none) to 1000000")
+    return int(text)
 
 
 def _bug(exc: Exception, reporter: Reporter) -> int:

@@ -7,7 +7,7 @@ Each value has the width and form of its column's TDISP, values are separated by
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -114,6 +114,18 @@ class AsciiWriter(ClosesItself):
 
     def end_extension(self, facts: ExtensionFacts) -> None:
         """Nothing."""
+
+    def output(self) -> OutputFile | None:
+        """The file."""
+        return self._file
+
+    def save(self) -> dict[str, Any]:
+        """How long the text is."""
+        return {"appended": self._file.appended}
+
+    def restore(self, saved: Mapping[str, Any], frame: Frame | None) -> None:
+        """Go on behind it."""
+        self._file.appended = int(saved["appended"])
 
     def close(self) -> None:
         """Finish the file and move it in place."""

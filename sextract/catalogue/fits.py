@@ -11,7 +11,7 @@ FITS standard 4.0, section 7.3 (binary tables).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -157,7 +157,7 @@ class FitsWriter(ClosesItself):
         self._total = ExtensionFacts()
         self._table: TableStream | None = None
         self._file = OutputFile(path, OPTION)
-        self._end = 0
+        self._begin = self._end = 0
         try:
             self._write_primary()
         except BaseException:
@@ -178,7 +178,7 @@ class FitsWriter(ClosesItself):
 
     def begin_extension(self, frame: Frame) -> None:
         """Rows of this image extension follow."""
-        self._frame = frame
+        self._frame, self._begin = frame, self._end
         self._begin_table()
 
     def _begin_table(self) -> None:
@@ -207,6 +207,32 @@ class FitsWriter(ClosesItself):
             detected=self._total.detected + facts.detected,
             extracted=self._total.extracted + facts.extracted,
         )
+
+    def output(self) -> OutputFile | None:
+        """The file."""
+        return self._file
+
+    def save(self) -> dict[str, Any]:
+        """Where this extension begins, its rows and their sum so far, and what headers tell of it and of those before."""
+        table, total = self._table, self._total
+        return {
+            "begin": self._end if table is None else self._begin,
+            "rows": None if table is None else [table.nrows, table.sum.nbytes, table.sum.value],
+            "frame": self._frame,
+            "total": [total.detected, total.extracted, total.environment],
+        }
+
+    def restore(self, saved: Mapping[str, Any], frame: Frame | None) -> None:
+        """Go on behind the last row; headers are written when the extension ends."""
+        detected, extracted, environment = saved["total"]
+        self._end, self._frame = int(saved["begin"]), Frame(*saved["frame"])
+        self._total = ExtensionFacts(
+            detected=detected, extracted=extracted, environment=tuple((name, value) for name, value in environment)
+        )
+        if saved["rows"] is not None and frame is not None:
+            self.begin_extension(frame)
+            assert self._table is not None
+            self._table.nrows, self._table.sum.nbytes, self._table.sum.value = map(int, saved["rows"])
 
     def close(self) -> None:
         """Finish the file and move it in place."""

@@ -69,7 +69,7 @@ class OutputFile:
         self.temporary = ""
         self.target = path
         self.appended = 0
-        self.done = False
+        self.done = self.kept = False
         self.owner = self._pid = os.getpid()
         self.number = self._fd = -1
         self.inode = (0, 0)
@@ -191,6 +191,30 @@ class OutputFile:
         with self.translated():
             return os.fstat(self.fd).st_size
 
+    def keep(self, name: str) -> None:
+        """Give the file a name under which it outlives this process, whatever happens; `commit` moves it from there."""
+        with self.translated():
+            if self.temporary:
+                os.rename(self.temporary, name)
+            else:
+                temporary.link(self.fd, name)
+            _sync_folder(os.path.dirname(name))
+        self.temporary, self.kept = name, True
+
+    def adopt(self, name: str, nbytes: int) -> None:
+        """Go on with the first bytes of a file that another process has kept, in place of what was written so far."""
+        with self.translated():
+            fd = temporary.reopen(name)
+            try:
+                os.ftruncate(fd, nbytes)
+                os.dup2(fd, self.fd, inheritable=False)
+            finally:
+                os.close(fd)
+            if self.temporary:
+                os.unlink(self.temporary)
+            temporary.lock(self.fd)
+        self.temporary, self.kept, self.inode = name, True, _inode(self.fd)
+
     def finish(self) -> None:
         """Have everything on the disk: from here on `commit` can't fail for lack of space."""
         with self.translated():
@@ -216,11 +240,11 @@ class OutputFile:
                 os.close(self._fd)
 
     def abort(self) -> None:
-        """Give the file up; nothing happens after `commit`."""
+        """Give the file up; nothing happens after `commit`.  One that is kept stays."""
         if self.done:
             return
         self._close()
-        if self.temporary:
+        if self.temporary and not self.kept:
             with contextlib.suppress(OSError):
                 os.unlink(self.temporary)
 
@@ -230,7 +254,7 @@ class StandardOutput(OutputFile):
 
     def __init__(self, option: str) -> None:
         self.path, self.option, self.target, self.temporary = "STDOUT", option, "STDOUT", ""
-        self.direct, self.appended, self.done = True, 0, False
+        self.direct, self.appended, self.done, self.kept = True, 0, False, False
         self._behind = WriteBehind()
         self._fd, self._pid = 1, os.getpid()
 

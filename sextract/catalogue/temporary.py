@@ -44,7 +44,7 @@ def publish(fd: int, name: str, target: str) -> None:
     """
     if not name:
         try:
-            _link(fd, target)
+            link(fd, target)
             return
         except FileExistsError:
             # Only a rename replaces; SIGKILL between the two leaves a name that the next run sweeps away.
@@ -96,9 +96,27 @@ def _nameless(target: str) -> int:
     except OSError:
         return -1
     # So that the name it has for a moment in `publish` isn't swept away.
+    lock(fd)
+    return fd
+
+
+def reopen(name: str) -> int:
+    """Descriptor of a file that another process has kept.
+
+    Raises
+    ------
+    OSError
+        It is gone.
+    """
+    fd = os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    return fd
+
+
+def lock(fd: int) -> None:
+    """Have `sweep` leave a file alone for as long as anybody has it open, where there are locks."""
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return fd
 
 
 def _named(target: str) -> tuple[int, str]:
@@ -109,8 +127,7 @@ def _named(target: str) -> tuple[int, str]:
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         except FileExistsError:
             continue
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(fd)
         # Another run may have swept it away before it was locked.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(name), os.fstat(fd)):
@@ -124,7 +141,7 @@ def _free_name(fd: int, target: str) -> str:
     for attempt in range(1000):
         name = _part_name(target, attempt)
         try:
-            _link(fd, name)
+            link(fd, name)
             return name
         except FileExistsError:
             continue
@@ -136,7 +153,7 @@ def _part_name(target: str, attempt: int) -> str:
     return os.path.join(folder, f".{stem[:_STEM]}.{attempt}.part")
 
 
-def _link(fd: int, name: str) -> None:
+def link(fd: int, name: str) -> None:
     """Give an open file a name."""
     # Links of /proc are followed only by linkat, which Python calls when a folder's descriptor is given; with absolute
     # names it has no meaning.

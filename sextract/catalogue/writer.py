@@ -14,13 +14,14 @@ appears under its name only after `close`.  Where rows come from is ``pipeline``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sextract.catalogue.output import OutputFile
 from sextract.config.settings import Settings
 from sextract.errors import ConfigError
 from sextract.records import Column, Frame
@@ -134,6 +135,23 @@ class CatalogueWriter(Protocol):
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None: ...
 
 
+@runtime_checkable
+class Resumable(Protocol):
+    """What a writer offers beside if a run that writes it can be resumed from a checkpoint.
+
+    The pipeline keeps the file; a writer says in a few numbers where in it stands.
+    """
+
+    def output(self) -> OutputFile | None:
+        """The file that is written; None if there is none."""
+
+    def save(self) -> dict[str, Any]:
+        """Where it stands, for JSON."""
+
+    def restore(self, saved: Mapping[str, Any], frame: Frame | None) -> None:
+        """Go on from there; `frame` is that of the extension in whose middle this is."""
+
+
 Factory = Callable[[str, Sequence[OutputColumn], RunFacts], CatalogueWriter]
 
 CATALOGUES: Registry[Factory] = Registry("catalogue", "sextract.catalogue")
@@ -189,6 +207,17 @@ class NoCatalogue(ClosesItself):
         """Nothing."""
 
     def abort(self) -> None:
+        """Nothing."""
+
+    def output(self) -> OutputFile | None:
+        """None."""
+        return None
+
+    def save(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, saved: Mapping[str, Any], frame: Frame | None) -> None:
         """Nothing."""
 
 

@@ -106,7 +106,7 @@ class ApertureImage(CheckImage):
             yield some
 
     def draw(self, ext: int, rms: float) -> None:
-        """Add the outlines of an extension to its pixels, once all its tiles are written.
+        """Add the outlines of an extension to its pixels, once all its tiles are written; `forget_outlines` them then.
 
         Parameters
         ----------
@@ -123,6 +123,9 @@ class ApertureImage(CheckImage):
             while state[0] < len(part):
                 n = _draw.draw(x, y, a, b, theta, dotted, image.width, image.height, state, found)
                 self._add(ext, np.sort(found[:n]), stroke)
+
+    def forget_outlines(self) -> None:
+        """The outlines of an extension are drawn: the next one's take their place."""
         self.outlines.resize(0)
 
     def _add(self, ext: int, positions: NDArray[np.int64], stroke: np.float32) -> None:

@@ -370,6 +370,26 @@ _TABLE = (
     Keyword("PROFILE", "", "text", OURS, "file for a trace of what each process did", short=False, role="resource"),
     Keyword("WORKERS", "", "int", OURS, "worker processes; empty: one a CPU", 0, 4096, short=False, role="resource"),
     Keyword("SCRATCH_DIR", "", "text", OURS, "folder for scratch files", short=False, role="resource"),
+    Keyword(
+        "CHECKPOINT",
+        "0",
+        "int",
+        OURS,
+        "rows of tiles between two checkpoints;\n0: none",
+        0,
+        1e6,
+        short=False,
+        role="resource",
+    ),
+    Keyword(
+        "CHECKPOINT_FOLDER",
+        "",
+        "text",
+        OURS,
+        "where <catalogue>.checkpoint is kept;\nempty: beside the catalogue",
+        short=False,
+        role="resource",
+    ),
 )
 
 KEYWORDS: dict[str, Keyword] = {k.name: k for k in _TABLE}

@@ -80,6 +80,10 @@ class Options:
         A file, before PROFILE.
     tile_shape : (int, int) or None
         Rows and columns of a tile at most, for tests.
+    checkpoint, checkpoint_folder : int, str or None
+        Before the keywords CHECKPOINT, CHECKPOINT_FOLDER.
+    resume : bool
+        Go on from the latest checkpoint.
     provenance : str
         ``input``, or ``full``: facts of the run in the catalogue's header.
     sextractor_bugs : frozenset of str
@@ -98,6 +102,9 @@ class Options:
     mem_report: tuple[str, ...] = ()
     profile: str | None = None
     tile_shape: tuple[int, int] | None = None
+    checkpoint: int | None = None
+    checkpoint_folder: str | None = None
+    resume: bool = False
     provenance: str = "input"
     sextractor_bugs: frozenset[str] = frozenset()
     strict: bool = False
@@ -563,6 +570,9 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
         workers=workers.value,
         tile_shape=options.tile_shape,
         scratch_dir=options.scratch_dir if options.scratch_dir is not None else v["SCRATCH_DIR"],
+        checkpoint=options.checkpoint if options.checkpoint is not None else v["CHECKPOINT"],
+        checkpoint_folder=options.checkpoint_folder if options.checkpoint_folder is not None else v["CHECKPOINT_FOLDER"],
+        resume=options.resume,
     )
 
 

@@ -129,6 +129,12 @@ class ResourceSettings:
         PROFILE: a file, or nothing.
     hosted : bool
         The run is one of several in processes that were forked from the same one: what they share is counted there.
+    checkpoint : int
+        CHECKPOINT: rows of tiles from one to the next; 0: none.
+    checkpoint_folder : str
+        CHECKPOINT_FOLDER; empty: beside the catalogue.
+    resume : bool
+        Go on from the latest checkpoint, if there is one.
     """
 
     mem_limit_bytes: int = 0
@@ -139,6 +145,9 @@ class ResourceSettings:
     mem_report: tuple[str, ...] = ()
     profile: str = ""
     hosted: bool = False
+    checkpoint: int = 0
+    checkpoint_folder: str = ""
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

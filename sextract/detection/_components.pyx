@@ -13,6 +13,8 @@ from sextract.detection._lutz cimport (
     Lutz,
     Piece,
     lutz_add_pieces,
+    lutz_append,
+    lutz_component,
     lutz_drop,
     lutz_init,
     lutz_piece,
@@ -23,6 +25,9 @@ from sextract.records cimport Footprint, Fragment, Run
 PIECE_BYTES = sizeof(Piece)
 COMPONENT_BYTES = sizeof(Component)
 LABEL_BYTES = sizeof(Label)
+
+# Numbers that a run of the row above has in a checkpoint: where it is, and, if it is the first of its component, that one.
+SAVED = 12
 
 
 def join_tiles(list starts, list runs, int64_t rows, int32_t[::1] out_start, Run[::1] out):
@@ -71,6 +76,8 @@ cdef class Components:
     # Where `drain` is: footprints that are whole, and the next piece of the one that isn't.
     cdef int64_t drained
     cdef int32_t piece
+    # Where a checkpoint is: components numbered, the run whose component's pieces come, and how many it still gets.
+    cdef int32_t named, label, left
 
     def __init__(self, uint8_t[::1] pieces, uint8_t[::1] components, uint8_t[::1] labels, int32_t minarea):
         self.ncomponents = <int32_t>(components.shape[0] // sizeof(Component))
@@ -83,6 +90,7 @@ cdef class Components:
         self.npieces = 0
         self.add_pieces(pieces)
         self.parents = 0
+        self.named = self.label = self.left = 0
 
     @property
     def waiting(self):
@@ -197,6 +205,104 @@ cdef class Components:
             lutz_drop(&self.state, c)
             self.drained += 1
         return n
+
+    # A checkpoint: all components are open then.  What it holds knows no slots, so it fits storage of any size.
+
+    @property
+    def runs_above(self):
+        """Runs of the last row that was taken in."""
+        return self.state.nabove
+
+    def save(self, int64_t[:, ::1] out, int64_t first):
+        """Describe runs `first` … of the row above and their components, as many as `out` (n, SAVED) has room for; how many."""
+        cdef int64_t k, n = min(out.shape[0], self.state.nabove - first)
+        cdef Label *one
+        cdef Component *comp
+        if first == 0:
+            self.named = 0
+        for k in range(n):
+            one = &self.state.above[first + k]
+            comp = &self.state.components[one.component]
+            if one.first:
+                comp.next = self.named
+                self.named += 1
+            out[k, 0], out[k, 1], out[k, 2], out[k, 3] = one.x0, one.x1, comp.next, one.first
+            out[k, 4], out[k, 5], out[k, 6], out[k, 7] = comp.npix, comp.npieces, comp.xmin, comp.xmax
+            out[k, 8], out[k, 9], out[k, 10], out[k, 11] = comp.ymin, comp.ymax, comp.seen, comp.last_x1
+        return n
+
+    def save_pieces(self, Fragment[::1] out, bint begin, int64_t jumps=1 << 62):
+        """The pieces of open components, one after the other in the order of their first runs; 0 when all are out.
+
+        A call may end earlier for `jumps`, as `drain` does, but never with 0.
+        """
+        cdef int64_t n = 0
+        cdef uint64_t window, last = 0
+        cdef Piece *one
+        if begin:
+            self.label = self.piece = -1
+        while n < out.shape[0]:
+            if self.piece < 0:
+                self.label = self._first_of_component(self.label + 1)
+                if self.label >= self.state.nabove:
+                    break
+                self.piece = self.state.components[self.state.above[self.label].component].head
+            one = lutz_piece(&self.state, self.piece)
+            window = <uint64_t>one >> 16
+            if window != last:
+                last = window
+                jumps -= 1
+                if jumps < 0 and n > 0:
+                    break
+            out[n].y, out[n].x0, out[n].x1 = one.y, one.x0, one.x1
+            n += 1
+            self.piece = one.next
+        return n
+
+    cdef int32_t _first_of_component(self, int32_t k) noexcept nogil:
+        # The next run that is the first of its component.
+        while k < self.state.nabove and not self.state.above[k].first:
+            k += 1
+        return min(k, self.state.nabove)
+
+    def restore(self, const int64_t[:, ::1] saved):
+        """Take the next runs of the row above, in storage that nothing was fed to and has room for their components."""
+        cdef int64_t k
+        cdef int32_t c
+        cdef Label *one
+        cdef Component *comp
+        for k in range(saved.shape[0]):
+            one = &self.state.above[self.state.nabove]
+            one.x0, one.x1, one.first = <int32_t>saved[k, 0], <int32_t>saved[k, 1], <int32_t>saved[k, 3]
+            one.component = <int32_t>saved[k, 2]
+            self.state.nabove += 1
+            if not one.first:
+                continue
+            # Fresh storage gives them in the order in which they were numbered.
+            c = lutz_component(&self.state)
+            comp = &self.state.components[c]
+            comp.npix, comp.npieces = saved[k, 4], <int32_t>saved[k, 5]
+            comp.xmin, comp.xmax = <int32_t>saved[k, 6], <int32_t>saved[k, 7]
+            comp.ymin, comp.ymax = <int32_t>saved[k, 8], <int32_t>saved[k, 9]
+            comp.seen, comp.last_x1 = <int32_t>saved[k, 10], <int32_t>saved[k, 11]
+            comp.head = comp.tail = -1
+            comp.up = c
+            comp.mark = comp.seen
+        self.label, self.left = -1, 0
+
+    def restore_pieces(self, const Fragment[::1] fragments):
+        """Take the next pieces, when `restore` has all runs; there must be room for them."""
+        cdef int64_t k
+        cdef int32_t c
+        for k in range(fragments.shape[0]):
+            if self.left == 0:
+                self.label = self._first_of_component(self.label + 1)
+                c = self.state.above[self.label].component
+                self.left = self.state.components[c].npieces
+                self.state.components[c].npieces = 0
+            c = self.state.above[self.label].component
+            lutz_append(&self.state, c, fragments[k].y, fragments[k].x0, fragments[k].x1)
+            self.left -= 1
 
     cdef void _describe(self, const Component *comp, Footprint *out, int64_t first) noexcept nogil:
         out.parent = self.parents

@@ -121,7 +121,7 @@ cdef inline int32_t _piece(Lutz *s, int32_t y, int32_t x0, int32_t x1) noexcept 
     return p
 
 
-cdef inline int32_t _component(Lutz *s) noexcept nogil:
+cdef inline int32_t lutz_component(Lutz *s) noexcept nogil:
     cdef int32_t c = s.free_component
     if c < 0:
         c = s.fresh_component
@@ -132,7 +132,7 @@ cdef inline int32_t _component(Lutz *s) noexcept nogil:
     return c
 
 
-cdef inline void _append(Lutz *s, int32_t c, int32_t y, int32_t x0, int32_t x1) noexcept nogil:
+cdef inline void lutz_append(Lutz *s, int32_t c, int32_t y, int32_t x0, int32_t x1) noexcept nogil:
     cdef int32_t p = _piece(s, y, x0, x1)
     if s.components[c].head < 0:
         s.components[c].head = p
@@ -195,7 +195,8 @@ cdef inline bint lutz_row(Lutz *s, int32_t y, const Run *runs, int32_t n) noexce
     cdef Label *here = s.here
     cdef Component *comp
     # A run is cut once for each run above that it touches; each run above is touched by its own and the next run's ends.
-    if s.npieces_free < 2 * n + s.nabove + 1 or s.ncomponents_free < n:
+    # A row without runs only closes, which takes no room.
+    if n > 0 and (s.npieces_free < 2 * n + s.nabove + 1 or s.ncomponents_free < n):
         return False
     for i in range(n):
         r0 = runs[i].x0
@@ -215,7 +216,7 @@ cdef inline bint lutz_row(Lutz *s, int32_t y, const Run *runs, int32_t n) noexce
             elif c != top:
                 end = min(above[k].x0, r1)
                 if end > pos:
-                    _append(s, top, y, pos, end)
+                    lutz_append(s, top, y, pos, end)
                     pos = end
                 if above[k].first:
                     _join(s, top, c, &retired)
@@ -224,7 +225,7 @@ cdef inline bint lutz_row(Lutz *s, int32_t y, const Run *runs, int32_t n) noexce
                     top = c
             k += 1
         if top < 0:
-            top = _component(s)
+            top = lutz_component(s)
             comp = &s.components[top]
             comp.npix = 0
             comp.head = comp.tail = -1
@@ -235,7 +236,7 @@ cdef inline bint lutz_row(Lutz *s, int32_t y, const Run *runs, int32_t n) noexce
             comp.up = top
             comp.mark = -1
         if pos < r1:
-            _append(s, top, y, pos, r1)
+            lutz_append(s, top, y, pos, r1)
         comp = &s.components[top]
         comp.npix += r1 - r0
         comp.xmin = min(comp.xmin, r0)

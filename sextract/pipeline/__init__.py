@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from sextract.catalogue.writer import open_writer
+from sextract.checkimage.apertures import ApertureImage
 from sextract.checkimage.checkimage import open_checkimages
 from sextract.checkimage.headers import ImageExtension
 from sextract.config.locations import shown
@@ -30,9 +31,10 @@ from sextract.memory.gauge import Gauge, private, proportional
 from sextract.memory.heap import give_back
 from sextract.memory.slab import Slab
 from sextract.memory.timeline import Recorder
+from sextract.pipeline.checkpoint import Checkpoint, folder_of
 from sextract.pipeline.estimate import Estimate, estimate
 from sextract.pipeline.extraction import Extraction
-from sextract.pipeline.facts import MemoryOutputs, memory_outputs, outcome, run_facts
+from sextract.pipeline.facts import ExtensionSummary, MemoryOutputs, memory_outputs, outcome, run_facts
 from sextract.pipeline.layout import Base, Fit, Layout, fit, try_fit
 from sextract.pipeline.plan import Run, families, output_columns
 from sextract.pipeline.stages import Kind, Plan, Stages, uses_sky
@@ -40,21 +42,7 @@ from sextract.reading.source import ImageInfo, ImageSource, open_images
 from sextract.report.files import open_reports
 from sextract.report.trace import Trace, open_trace
 
-__all__ = ["Estimate", "Summary", "estimate", "run"]
-
-
-class ExtensionSummary(NamedTuple):
-    """What an image extension came to: its size, levels in ADU (see `records.Frame`), sources before and after CLEAN."""
-
-    width: int
-    height: int
-    background: float
-    rms: float
-    threshold: float
-    gain: float
-    pixel_scale: float
-    detected: int
-    extracted: int
+__all__ = ["Estimate", "ExtensionSummary", "Summary", "estimate", "run"]
 
 
 class Summary(NamedTuple):
@@ -126,6 +114,8 @@ def run(image: str, settings: Settings, reporter: Reporter, slab: Slab | None = 
 
 
 def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept: Slab | None) -> Summary:
+    # It refuses what can't be checkpointed.
+    folder_of(settings)
     plan = families(settings)
     limit = settings.resources.mem_limit_bytes
     images = open_images(image, scratch_dir=settings.resources.scratch_dir, limit_bytes=limit, say=reporter.info)
@@ -180,6 +170,7 @@ def _extract(
         if recorder.timeline is None and not settings.resources.hosted:
             # Nobody needs it while the files are finished.
             stack.callback(slab.close)
+        checkpoint = stack.enter_context(Checkpoint(settings, images, facts, writer, checks, reporter))
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks, trace=trace)
         with trace.main("workers"):
             backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan, recorder)
@@ -192,9 +183,11 @@ def _extract(
         reporter.detail(", ".join(f"{name} {size_text(nbytes)}" for name, nbytes in fitted.budget.lines()))
         work = Run(
             images, settings, plan, slab, backend, gauge, writer, checks, reporter, fitted, catalogue_in_memory, recorder,
-            trace.main,
+            trace.main, checkpoint,
         )
-        extensions = tuple(_extension(work, k, layout) for k, layout in enumerate(fitted.layouts))
+        checkpoint.restore(work)
+        for k in range(checkpoint.extension, len(images)):
+            _extension(work, k, fitted.layouts[k])
         trace.count({"parent": os.getpid(), **backend.processes()})
         # The many short runs of a process that takes images in turn are alike.
         gauge.sample() if settings.resources.hosted else gauge.exact()
@@ -210,6 +203,7 @@ def _extract(
             with uninterrupted():
                 writer.close()
                 checks.close()
+                checkpoint.remove()
         reporter.detail(_buffers(slab))
     seconds = recorder.seconds
     pixels = sum(i.width * i.height for i in infos)
@@ -217,7 +211,7 @@ def _extract(
     checkimages = [name for kind, name in settings.output.checkimages if kind != "NONE"]
     summary = Summary(
         sources=work.written,
-        detected=sum(extension.detected for extension in extensions),
+        detected=work.detected,
         beyond=work.beyond,
         seconds=seconds,
         mpixel_per_s=pixels / 1e6 / seconds,
@@ -227,7 +221,7 @@ def _extract(
         workers=fitted.workers,
         outputs=(*catalogue, *checkimages),
         flags={1 << bit: n for bit, n in enumerate(work.flagged.tolist()) if n},
-        extensions=extensions,
+        extensions=tuple(work.extensions),
     )
     return summary, fitted
 
@@ -240,29 +234,42 @@ def _buffers(slab: Slab) -> str:
     return f"Buffers at most {size_text(slab.ledger.peak)} of {size_text(slab.capacity)}: {most}{pieces}{behind}"
 
 
-def _extension(work: Run, index: int, layout: Layout) -> ExtensionSummary:
-    """One extension, from background to rows."""
-    info = work.images[index].info
+def _extension(work: Run, index: int, layout: Layout) -> None:
+    """One extension, or what a checkpoint left of it."""
+    info, checkpoint = work.images[index].info, work.checkpoint
     extraction = Extraction(work, index, layout)
     with work.reporter.progress(1.0, info.spec, "image") as progress:
         work.progress = progress
         work.mark("background", index)
-        frame = extraction.measure_background()
+        saved = checkpoint.inside(index)
+        frame = extraction.measure_background() if saved is None else extraction.restore_background(saved)
         work.mark("detection", index)
-        work.writer.begin_extension(frame)
-        facts = extraction.extract()
+        if saved is None:
+            work.writer.begin_extension(frame)
+            checkpoint.take(work, extraction)
+        else:
+            checkpoint.restore_writer(frame)
+        facts = extraction.extract(saved)
         if work.shelf is not None:
             work.shelf.complete(work)
         work.mark("writing", index)
         news = outcome(work.recorder.seconds, work.gauge.peak)
         work.writer.end_extension(replace(facts, environment=news))
     work.reporter.info(f"Objects: {facts.detected:<8d} detected / {facts.extracted:<8d} sextracted")
-    if "APERTURES" in work.checks:
-        work.checks["APERTURES"].draw(index, frame.rms)  # type: ignore[attr-defined]
-    return ExtensionSummary(
-        info.width, info.height, frame.background, frame.rms, frame.threshold, frame.gain, frame.pixel_scale, facts.detected,
-        facts.extracted,
+    work.detected += facts.detected
+    work.extensions.append(
+        ExtensionSummary(
+            info.width, info.height, frame.background, frame.rms, frame.threshold, frame.gain, frame.pixel_scale,
+            facts.detected, facts.extracted,
+        )
     )  # fmt: skip
+    apertures = work.checks.images.get("APERTURES")
+    if isinstance(apertures, ApertureImage):
+        checkpoint.draws(index)
+        apertures.draw(index, frame.rms)
+    checkpoint.take(work)
+    if isinstance(apertures, ApertureImage):
+        apertures.forget_outlines()
 
 
 def _warn(infos: Sequence[ImageInfo], plan: Plan, in_memory: MemoryOutputs, reporter: Reporter) -> None:

@@ -11,6 +11,7 @@ import pickle
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from sextract.pipeline.measuring import Measuring
 from sextract.pipeline.plan import Run
 from sextract.pipeline.sources import SourceTable
 from sextract.pipeline.stages import Kind, Setup, pack, runs_block_bytes, runs_views
+from sextract.pipeline.statefile import StateReader, StateWriter
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 
@@ -45,6 +47,9 @@ JUMPS_AT_ONCE = 64
 
 # Rows above the batch that is measured for which tiles are kept, be there room for more or not.
 BEHIND_ROWS = 512
+
+# Runs and pieces that go into a checkpoint at a time: 48 KiB.
+RUNS_SAVED, PIECES_SAVED = 512, 4096
 
 # Shares of the work, for the progress bar.
 MESH_SHARE, SCAN_SHARE = 0.1, 0.3
@@ -102,6 +107,7 @@ class Extraction:
         self.desk = Desk(run, extension, layout)
         self.slab, self.tiles, self.info = run.slab, run.tiles, self.desk.info
         self.bad = 0
+        self.begun = False
         share = min(layout.scratch_bytes / SCRATCH_TARGET, 1.0)
         self.most_footprints = max(int(share * FOOTPRINTS_PER_TASK), FEWEST_FOOTPRINTS)
         self.most_pixels = max(int(share * PIXELS_PER_TASK), FEWEST_PIXELS)
@@ -111,11 +117,7 @@ class Extraction:
     def measure_background(self) -> Frame:
         """Pass 1: the background, and what follows from it."""
         layout, grid = self.layout, self.layout.mesh
-        self.slab.low = layout.low_bytes
-        scratch = tuple(self.desk.keep(layout.scratch_bytes, "scratch") for _ in range(self.desk.backend.workers))
-        maps = self.desk.keep(layout.mesh_bytes, "background")
-        self.setup = Setup(self.desk.extension, grid, maps, self.grid, scratch, self.desk.store.offsets)
-        self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
+        self._set_up()
         cells = layout.mesh_cells
         across = range(0, grid.nx, cells[1])
         down = range(0, grid.ny, cells[0])
@@ -126,7 +128,7 @@ class Extraction:
                 self._submit_mesh(*cells_left)
                 cells_left = next(todo, None)
             self.desk.wait()
-        background = self.run.attach_background(maps, grid)
+        background = self.run.attach_background(self.setup.maps, grid)
         work = self.desk.store.alloc(layout.complete_bytes, "background")
         with self.run.track("complete"):
             background.complete(self.settings.background, self.desk.view(work, np.dtype(np.uint8), layout.complete_bytes))
@@ -137,6 +139,26 @@ class Extraction:
             self.run.reporter.warning(f"{self.info.spec}: the image is mostly constant, its noise a makeshift")
         if self.bad:
             self.run.reporter.warning(f"{self.bad} bad pixels (NaN, infinite or BLANK) are masked")
+        return self._framed(background)
+
+    def restore_background(self, saved: StateReader) -> Frame:
+        """The same from a checkpoint."""
+        self._set_up()
+        saved.get(self._storage(self.setup.maps))
+        self.run.progress.advance(MESH_SHARE)
+        return self._framed(self.run.attach_background(self.setup.maps, self.layout.mesh))
+
+    def _set_up(self) -> None:
+        """Blocks for as long as the extension lasts; workers learn where they are."""
+        layout = self.layout
+        self.slab.low = layout.low_bytes
+        scratch = tuple(self.desk.keep(layout.scratch_bytes, "scratch") for _ in range(self.desk.backend.workers))
+        maps = self.desk.keep(layout.mesh_bytes, "background")
+        self.setup = Setup(self.desk.extension, layout.mesh, maps, self.grid, scratch, self.desk.store.offsets)
+        self.desk.backend.broadcast(Kind.SETUP, pickle.dumps(self.setup))
+
+    def _framed(self, background: Background) -> Frame:
+        """What follows from the background; workers learn it."""
         frame = self.run.frame(self.info, background)
         # Workers have the header from the file.
         self.setup = self.setup._replace(frame=frame._replace(header=""))
@@ -168,18 +190,23 @@ class Extraction:
 
     # Detection
 
-    def extract(self) -> ExtensionFacts:
-        """Pass 2: detect, deblend, clean, measure and write."""
+    def extract(self, saved: StateReader | None = None) -> ExtensionFacts:
+        """Pass 2: detect, deblend, clean, measure and write; from where `saved` says on."""
         self._begin()
+        if saved is not None and saved.meta["inside"]:
+            self._restore(saved, saved.meta["inside"])
+        self._scan_to_pause()
         while not self._finished():
-            moved = self._advance()
+            rests = self._rests()
+            if rests and not self.desk.busy:
+                self.run.checkpoint.take(self.run, self)
+                self._scan_to_pause()
+                continue
+            moved = not rests and self._advance()
             if self.desk.busy:
                 self.desk.wait()
             elif not moved:
-                raise LimitError(
-                    f"{self.info.spec}: {self.slab.capacity >> 20} MiB of buffers can't hold what must be kept at the same "
-                    f"time at row {self.fed_row}; raise --mem-limit or DETECT_THRESH"
-                )
+                raise self._stuck()
         self._end()
         return ExtensionFacts(detected=self.table.detected, extracted=self.table.number)
 
@@ -196,6 +223,7 @@ class Extraction:
         self.components.parents = self.run.parents
         self.fed_row = 0
         self.scanned = False
+        self.begun = True
         self.blends: deque[Blend] = deque()
         self.parts: deque[tuple[Blend, Part]] = deque()
         self.giant: BlockRef | None = None
@@ -213,6 +241,94 @@ class Extraction:
         # What is lent out while nothing waits for its turn.
         self.idle = self.slab.used - self.tiles.used
         self.measuring = Measuring(self.desk, self.table, self._final_row, lambda: self.scanned and not self.blends)
+
+    def _stuck(self) -> LimitError:
+        return LimitError(
+            f"{self.info.spec}: {self.slab.capacity >> 20} MiB of buffers can't hold what must be kept at the same "
+            f"time at row {self.fed_row}; raise --mem-limit or DETECT_THRESH"
+        )
+
+    # Checkpoints: the scan pauses, what was begun comes to its end, and what is left is in few places.
+
+    def _scan_to_pause(self) -> None:
+        """Have the scan go on to the row of tiles before which the next checkpoint is due, or to the end."""
+        every, down = self.run.checkpoint.every, self.grid.down
+        self.pause = min(self.next_band + every, down) if every else down
+
+    def _rests(self) -> bool:
+        """Whether a checkpoint is due and every footprint that is closed has been through CLEAN: nothing new is begun then."""
+        return self.next_band == self.pause and not self.scanned and not self.components.waiting[0] and not self.blends
+
+    def save(self, out: StateWriter) -> dict[str, Any]:
+        """Put this extension into a checkpoint: its background, open components, sources, rows that wait; what goes with it."""
+        maps = self.setup.maps
+        self.desk.store.save(out, *maps)
+        if not self.begun:
+            return {}
+        return {
+            "row": self.fed_row,
+            "parents": self.components.parents,
+            "runs": self.components.runs_above,
+            "pieces": self._save_components(out),
+            "sources": self.table.save(out, self.measuring.written),
+            "measuring": self.measuring.save(out),
+        }
+
+    def _save_components(self, out: StateWriter) -> int:
+        """The runs of the row above with their components, then the pieces of each; how many pieces there are."""
+        some, total, first = np.empty((RUNS_SAVED, _components.SAVED), np.int64), 0, 0
+        while n := self.components.save(some, first):
+            out.put(some[:n])
+            total += int(some[:n, 5][some[:n, 3] != 0].sum())
+            first += n
+        pieces, begin = np.empty(PIECES_SAVED, FRAGMENT), True
+        jumps = JUMPS_AT_ONCE if self._behind(*self.pieces) else total + 1
+        while n := self.components.save_pieces(pieces, begin, jumps):
+            out.put(pieces[:n])
+            begin = False
+            self.desk.drop()
+        return total
+
+    def _behind(self, *refs: BlockRef) -> bool:
+        """Whether one of these blocks lies behind the slab: then it has pages to let go of."""
+        return self.slab.overflow is not None and any(ref in self.slab.overflow for ref in refs)
+
+    def _restore(self, saved: StateReader, numbers: dict[str, Any]) -> None:
+        """Go on where a checkpoint was taken, whatever its tiles were: the row of tiles in which that is is scanned again."""
+        g, self.fed_row = self.grid, numbers["row"]
+        self.next_band = self.desk.resumed = self.fed_row // g.rows
+        self.next_tile = self.next_band * g.across
+        self._restore_components(saved, numbers["runs"], numbers["pieces"])
+        self.components.parents = numbers["parents"]
+        self.table.restore(saved, numbers["sources"])
+        self.measuring.restore(saved, numbers["measuring"])
+        self.run.progress.advance((1.0 - MESH_SHARE) * self.fed_row / g.height)
+        self.measuring.progressed(self.fed_row)
+        if self.run.checkpoint.drawn(self.desk.extension):
+            # Pixels with outlines on them are made anew.
+            while not self.desk.have_runs(0, self.next_band * g.rows):
+                if not self.desk.busy:
+                    raise self._stuck()
+                self.desk.wait()
+
+    def _restore_components(self, saved: StateReader, runs: int, pieces: int) -> None:
+        if pieces > self.components.free[0]:
+            self.pieces.append(self.desk.alloc(pieces * _components.PIECE_BYTES, "components"))
+            self.components.add_pieces(self._storage(self.pieces[-1]))
+        if runs > self.components.free[1]:
+            self._move_components(runs + self.grid.width // 2 + 1)
+        some = np.empty((RUNS_SAVED, _components.SAVED), np.int64)
+        for first in range(0, runs, RUNS_SAVED):
+            self.components.restore(saved.get(some[: min(RUNS_SAVED, runs - first)]))
+        fragments = np.empty(PIECES_SAVED, FRAGMENT)
+        for first in range(0, pieces, PIECES_SAVED):
+            self.components.restore_pieces(saved.get(fragments[: min(PIECES_SAVED, pieces - first)]))
+            self.desk.settle()
+
+    def _move_components(self, ncomponents: int) -> None:
+        old, self.pool = self.pool, self.desk.alloc(ncomponents * _components.COMPONENT_BYTES, "components")
+        self.components.move_components(self._storage(self.pool))
+        self.slab.free(old)
 
     def _storage(self, ref: BlockRef) -> NDArray[np.uint8]:
         return self.desk.view(ref, np.dtype(np.uint8), ref.nbytes)
@@ -246,7 +362,7 @@ class Extraction:
         # What waits for its tiles would lose more of them; giants wait for each other.
         waiting = any(not part.scratch_bytes for _, part in self.parts)
         behind = self.measuring.behind or waiting or self._crowded()
-        if self.next_tile == g.across * g.down or (self.desk.busy and behind):
+        if self.next_tile == g.across * self.pause or (self.desk.busy and behind):
             return False
         ty, tx = divmod(self.next_tile, g.across)
         rows, columns = g.tile(ty, tx).shape
@@ -260,7 +376,7 @@ class Extraction:
         if block is None:
             self.slab.free(runs)
             return False
-        self.desk.load_tile(key, block, runs, lambda reply: self._scanned(key, block, runs, reply))
+        self.desk.load_tile(key, block, runs, partial(self.desk.scanned, key, block, runs, self._scanned))
         self.next_tile += 1
         self.bands.setdefault(ty, Band([None] * g.across, [0] * g.across, g.across))
         return True
@@ -285,27 +401,13 @@ class Extraction:
         """Whether what waits for its turn fills half of the slab, so that the scan had better wait as well."""
         return self.slab.used - self.tiles.used - self.idle > (self.slab.capacity - self.layout.low_bytes - self.idle) // 2
 
-    def _scanned(self, key: TileKey, ref: BlockRef, runs: BlockRef, reply: Reply) -> None:
-        done, nruns, bad = reply.tolist()
+    def _scanned(self, key: TileKey, runs: BlockRef, nruns: int) -> None:
         _, ty, tx = key
         g = self.grid
-        rows, columns = g.tile(ty, tx).shape
-        if done < rows:
-            # Many more runs than usual: go on with room for any number.
-            more = self.desk.alloc(runs_block_bytes(g.rows, nruns + (rows - done) * (columns // 2 + 1)), "runs")
-            self.desk.bytes[more.offset : more.offset + runs.nbytes] = self.desk.bytes[runs.offset : runs.offset + runs.nbytes]
-            self.slab.free(runs)
-            self.desk.load_tile(key, ref, more, lambda reply: self._scanned(key, ref, more, reply), done, bad)
-            return
-        self.tiles.seal(key)
-        large, runs = runs, self.desk.store.settle(runs, runs_block_bytes(g.rows, nruns), "runs")
-        self.slab.free(large)
-        start, _ = runs_views(self.desk.bytes, runs.offset, g.rows, runs.nbytes)
-        start[rows:] = nruns
         band = self.bands[ty]
         band.runs[tx], band.counts[tx] = runs, nruns
         band.missing -= 1
-        self.run.progress.advance(SCAN_SHARE * rows * columns / (g.width * g.height))
+        self.run.progress.advance(SCAN_SHARE * g.tile(ty, tx).size / (g.width * g.height))
         while self.next_band in self.bands and self.bands[self.next_band].missing == 0:
             complete = self.bands.pop(self.next_band)
             with self.run.track("join"):
@@ -318,7 +420,7 @@ class Extraction:
             self.components.finish(g.height)
             self.scanned = True
             self.run.mark("measuring", self.desk.extension)
-        self._drain(self.scanned)
+        self._drain(self.next_band == self.pause)
 
     def _feed(self, ty: int, band: Band) -> None:
         """Join the runs of a row of tiles to the components."""
@@ -332,7 +434,8 @@ class Extraction:
             joined = self.desk.alloc(runs_block_bytes(g.rows, sum(band.counts) + 1), "runs")
             start, runs = runs_views(self.desk.bytes, joined.offset, g.rows, joined.nbytes)
             _components.join_tiles([v[0] for v in views], [v[1] for v in views], rows, start, runs)
-        done = 0
+        # Rows above a checkpoint were taken in before it.
+        done = self.fed_row - y0
         start = start[: rows + 1]
         if len(runs) == 0:
             runs = np.zeros(1, RUN)
@@ -355,10 +458,7 @@ class Extraction:
             self.pieces.append(self.desk.alloc(more * _components.PIECE_BYTES, "components"))
             self.components.add_pieces(self._storage(self.pieces[-1]))
         if free_components <= width // 2:
-            more = 2 * self.components.ncomponents + width
-            old, self.pool = self.pool, self.desk.alloc(more * _components.COMPONENT_BYTES, "components")
-            self.components.move_components(self._storage(self.pool))
-            self.slab.free(old)
+            self._move_components(2 * self.components.ncomponents + width)
 
     # Deblending
 
@@ -373,8 +473,7 @@ class Extraction:
             footprints = self.desk.view(ref, FOOTPRINT, n)
             fragments, done = self.desk.view(ref, FRAGMENT, pieces, n * FOOTPRINT.itemsize), 0
             # Only what lies behind the slab has pages to let go of.
-            behind = self.slab.overflow is not None and any(piece in self.slab.overflow for piece in (ref, *self.pieces))
-            jumps = JUMPS_AT_ONCE if behind else pieces + 1
+            jumps = JUMPS_AT_ONCE if self._behind(ref, *self.pieces) else pieces + 1
             while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE, jumps)) < pieces:
                 self.desk.drop()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1

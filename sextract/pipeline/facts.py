@@ -10,11 +10,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sextract._version import __version__
+from sextract.catalogue.keywords import effective, sha256_class
 from sextract.catalogue.writer import RunFacts, is_standard_output
 from sextract.config.locations import file_name
 from sextract.config.machine import memory_filesystem
@@ -40,6 +42,20 @@ class MemoryOutputs(NamedTuple):
     folders: tuple[str, ...] = ()
     nbytes: int = 0
     catalogue: bool = False
+
+
+class ExtensionSummary(NamedTuple):
+    """What an image extension came to: its size, levels in ADU (see `records.Frame`), sources before and after CLEAN."""
+
+    width: int
+    height: int
+    background: float
+    rms: float
+    threshold: float
+    gain: float
+    pixel_scale: float
+    detected: int
+    extracted: int
 
 
 def memory_outputs(settings: Settings, infos: Sequence[ImageInfo]) -> MemoryOutputs:
@@ -76,6 +92,20 @@ def run_facts(infos: Sequence[ImageInfo], settings: Settings, plan: Plan) -> Run
         ),
         environment=_environment(settings),
     )
+
+
+def fingerprint(settings: Settings) -> str:
+    """SHA-256 of all that decides what is in a catalogue, the image apart: version, configuration, and the files it names."""
+    out, kernel, network = settings.output, settings.detection.kernel, settings.photometry.starnnw_name
+    parts: list[Any] = [
+        __version__, effective(settings), settings.config_name, out.catalog_type, out.columns,
+        [kind for kind, _ in out.checkimages], out.provenance, sorted(settings.sextractor_bugs),
+    ]  # fmt: skip
+    if kernel is not None:
+        parts += [kernel.shape, kernel.tobytes()]
+    if any(column.name == "CLASS_STAR" for column in out.columns) and os.path.isfile(network):
+        parts.append(Path(network).read_bytes())
+    return str(sha256_class()(repr(parts).encode()).hexdigest())
 
 
 def _versions(infos: Sequence[ImageInfo], plan: Plan) -> Iterable[tuple[str, str]]:

@@ -8,7 +8,7 @@ do, in a scratch file if need be, since rows are written in order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sextract.memory.slab import SlabFull
 from sextract.pipeline.sources import SourceTable
 from sextract.pipeline.stages import EATEN, Kind, imports_astropy, pack
+from sextract.pipeline.statefile import StateReader, StateWriter
 from sextract.pipeline.tasks import Desk, Reply
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
@@ -137,6 +138,10 @@ class Measuring:
         """Whether every source of the table has its row written."""
         return not self._batches and self.table.batched == self.table.count
 
+    def progressed(self, row: int) -> None:
+        """For the progress bar: rows above this one are done."""
+        self._row = max(self._row, row)
+
     @property
     def behind(self) -> bool:
         """Whether several batches could go but for tiles or room: what is scanned now would only push theirs out."""
@@ -175,7 +180,7 @@ class Measuring:
         alive, far, place = alive[:n], far[:n], np.arange(n)
         near = Some(rows, alive[~far], place[~far])
         first, last = t.base + t.batched, t.base + t.batched + int(alive[-1]) + 1
-        if len(near) and not self.desk.have_tiles("measure", *self._rows_of(near)):
+        if len(near) and not self._has_pixels(*self._rows_of(near)):
             return False
         m = Measured(first, last, BlockRef(0, 0), n, int(rows["row"][alive[-1]]))
         try:
@@ -192,6 +197,9 @@ class Measuring:
         if m.attached:
             self._attached.append(m)
         return True
+
+    def _has_pixels(self, y0: int, y1: int) -> bool:
+        return self.desk.have_runs(y0, y1) and self.desk.have_tiles("measure", y0, y1)
 
     def _most(self) -> int:
         """How many sources a batch has: less when the last ones are shared out, so that all workers end at the same time."""
@@ -257,6 +265,8 @@ class Measuring:
         """Submit sources of a batch, and, if it is to be painted, what the batch has eaten; False if there is no room."""
         g, n = self.grid, len(some)
         y0, y1 = self._rows_of(some)
+        if n and not self.desk.have_runs(y0, y1):
+            return False
         if some.aside is None and n:
             self.first_row = y0
         # Whole rows of tiles may be looked at, so all that CLEAN freed in them is needed.
@@ -317,6 +327,35 @@ class Measuring:
 
         self.desk.submit(Kind.MEASURE, payload, measured, crashed=crashed)
         return True
+
+    def save(self, out: StateWriter) -> dict[str, Any]:
+        """Put into a checkpoint the rows of batches that aren't written yet, and the sources that they wait for."""
+        place = {id(m): k for k, m in enumerate(self._batches)}
+        for m in self._batches:
+            self.desk.store.save(out, m.rows.offset, m.nrows * self.run.plan.row.itemsize)
+        for a in self._aside:
+            self.desk.store.save(out, *a.ref)
+        return {
+            "batches": [(m.first, m.last, m.nrows, m.row, m.crashed) for m in self._batches],
+            "aside": [(place[id(a.batch)], a.n, a.row, a.next, a.alone, *a.ref) for a in self._aside],
+        }
+
+    def restore(self, saved: StateReader, numbers: Mapping[str, Any]) -> None:
+        """Take what a checkpoint holds."""
+        store = self.desk.store
+        for first, last, nrows, row, crashed in numbers["batches"]:
+            rows = store.restore(saved, nrows * self.run.plan.row.itemsize, "rows")
+            self._batches.append(Measured(first, last, rows, nrows, row, crashed=crashed))
+        for place, n, row, following, alone, old, nbytes in numbers["aside"]:
+            ref, m = store.restore(saved, nbytes, "sources"), self._batches[place]
+            aside = Aside(m, ref, n, row, following, n - following, alone)
+            self._views(aside)[0]["fragments"] += ref.offset - old
+            m.open += aside.left
+            self._aside.append(aside)
+        for m in tuple(self._batches):
+            # Their last columns may not be there if they came late before.
+            self._next_step(m)
+        self._write()
 
     def _rows_of(self, some: Some) -> tuple[int, int]:
         """Rows that these sources may look at: as far up as down, and a little more."""

@@ -26,6 +26,8 @@ from sextract.memory.gauge import Gauge
 from sextract.memory.slab import Slab
 from sextract.memory.tiles import TileManager
 from sextract.memory.timeline import Recorder
+from sextract.pipeline.checkpoint import Checkpoint
+from sextract.pipeline.facts import ExtensionSummary
 from sextract.pipeline.layout import PARENT_MAPPED_BYTES, Fit
 from sextract.pipeline.shelf import Shelf
 from sextract.pipeline.stages import Plan
@@ -95,8 +97,12 @@ class Run:
         Where rows wait for sky positions, if these come late.
     beyond : int
         Detections so far that weren't split for FOOTPRINT_MAXPIX.
+    detected : int
+        Sources of finished extensions before CLEAN.
     barren : int
         Extensions so far in which no background could be measured.
+    extensions : list of ExtensionSummary
+        Those that are done.
     flagged : int64 array (8,)
         Rows written that have each bit of FLAGS, if that is among their columns.
     sources_per_task : int
@@ -106,12 +112,13 @@ class Run:
     recorder : Recorder
     track : Track
         This process's, in the trace.
+    checkpoint : Checkpoint
     """
 
     def __init__(
         self, images: Sequence[ImageSource], settings: Settings, plan: Plan, slab: Slab, backend: Backend, gauge: Gauge,
         writer: CatalogueWriter, checks: CheckImages, reporter: Reporter, fit: Fit, catalogue_in_memory: bool,
-        recorder: Recorder, track: Track,
+        recorder: Recorder, track: Track, checkpoint: Checkpoint,
     ) -> None:  # fmt: skip
         self.images, self.settings, self.plan, self.slab, self.backend = images, settings, plan, slab, backend
         self.gauge, self.writer, self.checks, self.reporter = gauge, writer, checks, reporter
@@ -119,9 +126,11 @@ class Run:
         self.recorder, self.track = recorder, track
         recorder.cached = lambda: self.tiles.idle_bytes
         self.parents = 0
-        self.barren = self.beyond = 0
+        self.barren = self.beyond = self.detected = 0
+        self.checkpoint = checkpoint
         self.paints = "SEGMENTATION" in checks
         self.written = 0
+        self.extensions: list[ExtensionSummary] = []
         self.flagged = np.zeros(8, np.int64)
         self._looked = 0.0
         self._catalogue_in_memory = catalogue_in_memory

@@ -17,6 +17,7 @@ from sextract.deblending import _clean
 from sextract.memory.slab import Slab, SlabFull
 from sextract.memory.spill import scratch_folder
 from sextract.memory.tiles import TileManager
+from sextract.pipeline.statefile import StateReader, StateWriter
 from sextract.records import FRAGMENT, BlockRef
 
 # Of the table, for each number: offset and bytes of its block, pins, when it was last used.
@@ -119,6 +120,20 @@ class RunStore:
             self._slab.bytes_view(new + first, n)[:] = self._slab.bytes_view(old + first, n)
             if n < nbytes:
                 self.let_go()
+
+    def save(self, out: StateWriter, offset: int, nbytes: int) -> None:
+        """Put bytes from an offset on into a checkpoint."""
+        for first in range(offset, offset + nbytes, COPY_BYTES):
+            out.put(np.frombuffer(self._slab.bytes_view(first, min(COPY_BYTES, offset + nbytes - first)), np.uint8))
+            self.let_go()
+
+    def restore(self, saved: StateReader, nbytes: int, owner: str) -> BlockRef:
+        """A block with the next bytes of a checkpoint."""
+        ref = self.alloc_somewhere(nbytes, owner)
+        for first in range(ref.offset, ref.offset + nbytes, COPY_BYTES):
+            saved.get(np.frombuffer(self._slab.bytes_view(first, min(COPY_BYTES, ref.offset + nbytes - first)), np.uint8))
+            self.let_go()
+        return ref
 
     def let_go(self) -> None:
         """Between portions of what is worked through: let go of what lies behind the slab."""
@@ -252,6 +267,14 @@ class Freed:
             # As bytes: numpy would copy field by field.
             out[at : at + n].view(np.uint8)[:] = mine.view(np.uint8)
             at += n
+
+    def save(self, out: StateWriter) -> int:
+        """Put all fragments into a checkpoint, whatever their bands; how many there are."""
+        for band in range(len(self._counts)):
+            ref, n = self._store.find(self._first + band), int(self._counts[band])
+            if ref is not None and n:
+                self._store.save(out, ref.offset, n * FRAGMENT.itemsize)
+        return int(self._counts.sum())
 
     @property
     def kept(self) -> BlockRef:

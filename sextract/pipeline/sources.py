@@ -7,7 +7,7 @@ dropped from the front.  All of it lies in the slab and is worked on by kernels 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from sextract.config.settings import Settings
 from sextract.deblending import _clean
 from sextract.pipeline.runs import Freed, RunStore
 from sextract.pipeline.stages import EATEN
+from sextract.pipeline.statefile import StateReader, StateWriter
 from sextract.records import FRAGMENT, SOURCE, BlockRef
 
 # Entries of the hash table over the window, and sources that one eats of which a list is made.
@@ -30,6 +31,9 @@ PORTION = 4096
 NUMBERED = 512
 
 Reach = Callable[[NDArray[Any]], NDArray[np.int64]]
+
+# What a checkpoint holds of a table beside its rows.
+_COUNTERS = ("base", "numbered", "batched", "number", "detected", "beyond")
 
 NO_EATEN = np.empty(0, EATEN)
 
@@ -195,6 +199,42 @@ class SourceTable:
         """How many the sources at absolute places [first, last) have eaten; what, with their NUMBERs, goes to `out` (EATEN)."""
         rows = self._table[: self.count]
         return int(_clean.eaten_by(rows, first - self.base, last - self.base, out.view(np.int64).reshape(-1, 3)))
+
+    def save(self, out: StateWriter, written: int) -> dict[str, Any]:
+        """Put into a checkpoint what is not done with: rows, their fragments, and what CLEAN freed; numbers that go with it."""
+        self._compact(written)
+        assert self._table_ref is not None
+        self.store.save(out, self._table_ref.offset, self.count * SOURCE.itemsize)
+        for _, ref in self._outputs:
+            self.store.save(out, ref.offset, ref.nbytes)
+        return {
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "rows": self.count,
+            "outputs": [(upto, *ref) for upto, ref in self._outputs],
+            "freed": self.freed.save(out),
+        }
+
+    def restore(self, saved: StateReader, numbers: Mapping[str, Any]) -> None:
+        """Take what a checkpoint holds into a new table."""
+        for name in _COUNTERS:
+            setattr(self, name, numbers[name])
+        n = numbers["rows"]
+        self._grow(max(2 * n, len(self._table)))
+        assert self._table_ref is not None
+        for first in range(0, n, NUMBERED):
+            saved.get(self._table[first : min(first + NUMBERED, n)])
+            self.store.let_go()
+        first = 0
+        for upto, old, nbytes in numbers["outputs"]:
+            ref = self.store.restore(saved, nbytes, "sources")
+            self._table["fragments"][first : upto - self.base] += ref.offset - old
+            self._outputs.append((upto, ref))
+            first = upto - self.base
+        self._attach(n)
+        for first in range(0, numbers["freed"], PORTION):
+            freed = self._view(self._freed_ref, FRAGMENT, min(PORTION, numbers["freed"] - first))
+            self.freed.add(saved.get(freed))
+            self.store.let_go()
 
     def release(self, written: int) -> None:
         """Free the fragments of rows before an absolute place."""

@@ -17,16 +17,18 @@ from sextract.errors import WorkerError
 from sextract.execution.backend import Result, Task
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import Lease, TileKey
-from sextract.pipeline.layout import Layout
+from sextract.pipeline.layout import Layout, first_runs
 from sextract.pipeline.plan import Run
 from sextract.pipeline.runs import RunStore
-from sextract.pipeline.stages import Kind, pack
+from sextract.pipeline.stages import Kind, pack, runs_block_bytes, runs_views
 from sextract.records import BlockRef
 
 # Free room that a new task leaves for what its answer may need.
 SPARE_BYTES = 1 << 20
 
 Reply = NDArray[np.int64]
+# What becomes of a tile's runs: its key, their block, how many.
+Found = Callable[[TileKey, BlockRef, int], None]
 
 
 @dataclass(slots=True)
@@ -49,6 +51,11 @@ class Desk:
     extension : int
         Index among the images.
     layout : Layout
+
+    Attributes
+    ----------
+    resumed : int
+        Row of tiles in which the scan was resumed from a checkpoint: none above it has runs yet; −1: it wasn't.
     """
 
     def __init__(self, run: Run, extension: int, layout: Layout) -> None:
@@ -63,6 +70,7 @@ class Desk:
         self._kept: list[BlockRef] = []
         self._loading: set[TileKey] = set()
         self._gathering: Gathering | None = None
+        self.resumed = -1
         # Of the image, in tiles that can be held at the same time.
         self.held_rows = (self.slab.capacity - layout.need_bytes + layout.low_bytes) // (4 * self.grid.width)
 
@@ -212,6 +220,10 @@ class Desk:
 
     def _loaded(self, key: TileKey, reply: Reply) -> None:
         self.tiles.seal(key)
+        self._arrived(key)
+
+    def _arrived(self, key: TileKey) -> None:
+        """A tile is there for those who gather tiles."""
         self._loading.discard(key)
         if self._gathering is not None and key in self._gathering.missing:
             self._gathering.leases.append(self.tiles.pin([key]))
@@ -229,6 +241,65 @@ class Desk:
         t = self.grid.tile(*key[1:])
         what = f"scanning rows {t.y0 + 1} to {t.y1}, columns {t.x0 + 1} to {t.x1}"
         self.submit(Kind.SCAN, payload, then, crashed=lambda died: self.give_up(died, what))
+
+    def scanned(self, key: TileKey, block: BlockRef, runs: BlockRef, then: Found, reply: Reply) -> None:
+        """A tile was scanned, maybe in part: `then` gets its runs when they are whole."""
+        done, nruns, bad = reply.tolist()
+        g = self.grid
+        rows, columns = g.tile(*key[1:]).shape
+        if done < rows:
+            # Many more runs than usual: go on with room for any number.
+            more = self.alloc(runs_block_bytes(g.rows, nruns + (rows - done) * (columns // 2 + 1)), "runs")
+            self.bytes[more.offset : more.offset + runs.nbytes] = self.bytes[runs.offset : runs.offset + runs.nbytes]
+            self.slab.free(runs)
+            self.load_tile(key, block, more, partial(self.scanned, key, block, more, then), done, bad)
+            return
+        self.tiles.seal(key)
+        small = self.store.settle(runs, runs_block_bytes(g.rows, nruns), "runs")
+        self.slab.free(runs)
+        start, _ = runs_views(self.bytes, small.offset, g.rows, small.nbytes)
+        start[rows:] = nruns
+        then(key, small, nruns)
+
+    def have_runs(self, y0: int, y1: int) -> bool:
+        """Whether the runs of these rows are there.
+
+        Those of rows of tiles above the place where a run was resumed are found again when somebody looks at them: no
+        checkpoint holds runs, because whoever needs them needs pixels, which it doesn't hold either.
+        """
+        if y0 // self.grid.rows > self.resumed:
+            return True
+        missing = [key for key in self._keys(y0, y1) if key[1] <= self.resumed and self.store.find(self._number(key)) is None]
+        for key in missing:
+            # That of the resumed scan itself brings its own.
+            again = key[1] < self.resumed and key not in self._loading
+            if again and (self.backend.idle_slots() <= 0 or not self._find_runs(key)):
+                break
+        return not missing
+
+    def _find_runs(self, key: TileKey) -> bool:
+        """Have a tile above the resumed scan scanned again; False if there is no room."""
+        rows, columns = self.grid.tile(*key[1:]).shape
+        try:
+            runs = self.alloc_for_task(runs_block_bytes(self.grid.rows, first_runs(rows, columns)), "runs")
+        except SlabFull:
+            return False
+        # It may be held without its runs.
+        self.tiles.discard(key)
+        block = self.reserve_tile(key)
+        if block is None:
+            self.slab.free(runs)
+            return False
+        self._loading.add(key)
+        self.load_tile(key, block, runs, partial(self.scanned, key, block, runs, self._found_again))
+        return True
+
+    def _found_again(self, key: TileKey, runs: BlockRef, nruns: int) -> None:
+        self.store.add(self._number(key), runs)
+        self._arrived(key)
+
+    def _number(self, key: TileKey) -> int:
+        return key[1] * self.grid.across + key[2]
 
     def close(self) -> None:
         """Free everything but what the stages hold."""

@@ -251,6 +251,8 @@ def described_image(hdu: Hdu, axes: tuple[int, ...], make: Callable[[ImageInfo],
 
 
 def _make_plain(info: ImageInfo, handle: Handle) -> PlainSource:
+    if info.remote:
+        info = info._replace(state=" ".join(map(str, handle.identity)))
     return PlainSource(info, handle, scaling_of(info.header, info.bitpix, f"{info.path}[{info.hdu}]"))
 
 

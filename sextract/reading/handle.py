@@ -28,6 +28,11 @@ class Handle(Protocol):
     cheap_gap_bytes: int
 
     @property
+    def identity(self) -> tuple[int | str, ...]:
+        """What tells one state of it from another."""
+        ...
+
+    @property
     def size(self) -> int:
         """Bytes of the file."""
         ...

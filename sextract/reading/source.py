@@ -63,6 +63,8 @@ class ImageInfo(NamedTuple):
         It is read over a network.
     opening_bytes : int
         What all processes held to open it, with libraries that have gone since.
+    state : str
+        What tells one state of an object on a server from another.
     """
 
     path: str
@@ -81,6 +83,7 @@ class ImageInfo(NamedTuple):
     library_bytes: int = 0
     remote: bool = False
     opening_bytes: int = 0
+    state: str = ""
 
 
 class ImageSource(Protocol):

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from shlex import quote
 from typing import NamedTuple
 
@@ -34,10 +35,12 @@ from sextract.config.resolve import (
 from sextract.config.settings import Settings
 from sextract.errors import ConfigError, InputError, OutputError, WorkerError
 from sextract.log import Reporter
+from sextract.pipeline.checkpoint import folder_of
+from sextract.pipeline.facts import fingerprint
 from sextract.reading.spec import parse_spec
 from sextract.survey.engines.engine import ENGINES, Engine, Setting
 from sextract.survey.items import Item
-from sextract.survey.job import Job, Outcome, fingerprint, identity, sum_of
+from sextract.survey.job import Job, Outcome, identity, sum_of
 from sextract.survey.manifest import Entry, Manifest
 
 SOME_FAILED = 10
@@ -155,6 +158,9 @@ class _Survey:
         """What an engine gets."""
         configuration, general = self._of(item)
         settings = for_image(item.image, general, configuration, self.reporter, number=item.number)
+        resources = settings.resources
+        if resources.resume and not os.path.isdir(folder_of(settings)):
+            settings = replace(settings, resources=replace(resources, resume=False))
         return Job(item.number, item.image, self.folder, settings, attempt, self._signed.get(item.image, ""))
 
     def entries(self) -> Iterator[Entry]:

@@ -10,12 +10,10 @@ import io
 import os
 import socket
 import time
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sextract import pipeline
-from sextract._version import __version__
-from sextract.catalogue.keywords import effective, sha256_class
+from sextract.catalogue.keywords import sha256_class
 from sextract.catalogue.writer import is_standard_output
 from sextract.config.locations import is_url
 from sextract.config.settings import Settings
@@ -23,6 +21,7 @@ from sextract.errors import InputError, Interrupted, LimitError, SextractError, 
 from sextract.execution.backend import MORE_MEMORY
 from sextract.log import Reporter
 from sextract.memory.slab import Slab
+from sextract.pipeline.facts import fingerprint
 from sextract.reading.spec import parse_spec
 
 _PIECE_BYTES = 64 << 10
@@ -153,20 +152,6 @@ def identity(image: str, folder: str) -> str:
     except (OSError, ValueError, InputError):
         return ""
     return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
-
-
-def fingerprint(settings: Settings) -> str:
-    """SHA-256 of all that decides what is in a catalogue, the image apart: version, configuration, and the files it names."""
-    out, kernel, network = settings.output, settings.detection.kernel, settings.photometry.starnnw_name
-    parts: list[Any] = [
-        __version__, effective(settings), out.catalog_type, out.columns, [kind for kind, _ in out.checkimages], out.provenance,
-        sorted(settings.sextractor_bugs),
-    ]  # fmt: skip
-    if kernel is not None:
-        parts += [kernel.shape, kernel.tobytes()]
-    if any(column.name == "CLASS_STAR" for column in out.columns) and os.path.isfile(network):
-        parts.append(Path(network).read_bytes())
-    return str(sha256_class()(repr(parts).encode()).hexdigest())
 
 
 def sum_of(path: str) -> str:

@@ -128,3 +128,44 @@ def test_a_limit_on_file_size_is_an_error_and_leaves_nothing(tmp_path: Path) -> 
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_kept_file_outlives_its_run_and_is_gone_on_with(tmp_path: Path) -> None:
+    target, kept = tmp_path / "a", tmp_path / "folder" / "kept"
+    kept.parent.mkdir()
+    first = OutputFile(str(target), "-o")
+    first.pwrite(b"saved, lost", 0)
+    first.keep(str(kept))
+    first.abort()
+    assert kept.read_bytes() == b"saved, lost" and not target.exists()
+    second = OutputFile(str(target), "-o")
+    second.pwrite(b"what a new run begins with", 0)
+    second.adopt(str(kept), 7)
+    second.pwrite(b"found", 7)
+    second.commit()
+    assert target.read_bytes() == b"saved, found"
+    assert os.listdir(tmp_path) in (["a", "folder"], ["folder", "a"]) and not kept.exists()
+
+
+def test_a_kept_file_is_the_same_in_a_fork(tmp_path: Path) -> None:
+    file = OutputFile(str(tmp_path / "a"), "-o")
+    file.pwrite(b"old", 0)
+    file.keep(str(tmp_path / "kept"))
+    file.abort()
+    file = OutputFile(str(tmp_path / "a"), "-o")
+    file.adopt(str(tmp_path / "kept"), 3)
+    child = os.fork()
+    if child == 0:
+        file.pwrite(b"new", 3)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    file.commit()
+    assert (tmp_path / "a").read_bytes() == b"oldnew"
+
+
+def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    file = OutputFile(str(tmp_path / "a"), "-o")
+    with pytest.raises(OutputError, match="can't write"):
+        file.adopt(str(tmp_path / "kept"), 0)
+    file.abort()
+    assert os.listdir(tmp_path) == []

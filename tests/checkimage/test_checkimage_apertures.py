@@ -113,6 +113,7 @@ def test_strokes_add_to_the_tiles(tmp_path: Path) -> None:
         image.put_outlines(0, shapes[:150])
         image.put_outlines(0, shapes[:150].reshape(50, 3))
         image.draw(0, 2.0)
+        image.forget_outlines()
         image.draw(1, 2.0)
     assert [p.name for p in tmp_path.iterdir()] == ["a.fits"]
     count = np.bincount(plain(shapes, 100, 70), minlength=7000).reshape(70, 100)

@@ -5,15 +5,25 @@ It provides ``catalog_type`` and `read`, an independent reader of the format.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sextract.catalogue.writer import CatalogueWriter, ExtensionFacts, OutputColumn, RunFacts, open_writer, row_dtype
+from sextract.catalogue.writer import (
+    CatalogueWriter,
+    ExtensionFacts,
+    OutputColumn,
+    Resumable,
+    RunFacts,
+    open_writer,
+    row_dtype,
+)
 from sextract.config.settings import Settings
 from sextract.errors import OutputError
 from sextract.records import Column, Frame
@@ -118,6 +128,45 @@ class CatalogueWriterContract:
             blocks = [np.concatenate(blocks)]
         for some, block in zip(got, blocks, strict=True):
             self.same(some, block)
+
+    def test_resumed_anywhere_it_has_the_same_bytes(self, tmp_path: Path) -> None:
+        blocks = [make_rows(5), make_rows(3, seed=2), make_rows(0), make_rows(7, seed=3)]
+        steps: list[Callable[[CatalogueWriter], None]] = []
+        for number in (1, 2):
+            steps.append(lambda w, number=number: w.begin_extension(frame(number)))  # type: ignore[misc]
+            steps += [lambda w, block=block: w.write(block) for block in blocks]  # type: ignore[misc]
+            steps.append(lambda w, number=number: w.end_extension(ExtensionFacts(detected=9 + number, extracted=15)))  # type: ignore[misc]
+        path, kept = tmp_path / "a.cat", str(tmp_path / "kept")
+        with self.open(path, extensions=2) as writer:
+            if not isinstance(writer, Resumable):
+                writer.close()
+                pytest.skip(f"{self.catalog_type} can't be resumed")
+            for step in steps:
+                step(writer)
+        whole = path.read_bytes()
+        for saved_at, killed_at in ((k, min(k + 3, len(steps))) for k in range(len(steps) + 1)):
+            first = self.open(path, extensions=2)
+            assert isinstance(first, Resumable)
+            file = first.output()
+            assert file is not None
+            file.keep(kept)
+            for step in steps[:saved_at]:
+                step(first)
+            saved, length = json.dumps(first.save()), file.size
+            for step in steps[saved_at:killed_at]:
+                step(first)
+            first.abort()
+            inside = saved_at % (len(blocks) + 2)
+            with self.open(path, extensions=2) as second:
+                assert isinstance(second, Resumable)
+                mine = second.output()
+                assert mine is not None
+                mine.adopt(kept, length)
+                second.restore(json.loads(saved), frame(1 + saved_at // (len(blocks) + 2)) if inside else None)
+                for step in steps[saved_at:]:
+                    step(second)
+            assert path.read_bytes() == whole
+            assert not os.path.exists(kept)
 
     def test_nothing_before_close_and_nothing_beside_it_after(self, tmp_path: Path) -> None:
         path = tmp_path / "a.cat"

@@ -210,3 +210,58 @@ def test_numbering_goes_on_from_where_it_is_set() -> None:
     pool.feed(np.array([0, 1], np.int32), np.array([(0, 1)], RUN), 0, 0)
     pool.finish(1)
     assert drain(pool, 1)[0]["parent"].tolist() == [42] and pool.parents == 42
+
+
+def resume(pool: kernel.Components, width: int, minarea: int, portion: int) -> kernel.Components:
+    """What another one makes of all that this one has open, some at a time; its storage has other slots and just holds it."""
+    saved, first = [np.empty((0, kernel.SAVED), np.int64)], 0
+    some = np.empty((portion, kernel.SAVED), np.int64)
+    while n := pool.save(some, first):
+        saved.append(some[:n].copy())
+        first += n
+    assert first == pool.runs_above
+    pieces, begin = [np.empty(0, FRAGMENT)], True
+    few = np.empty(portion, FRAGMENT)
+    while n := pool.save_pieces(few, begin, 1):
+        pieces.append(few[:n].copy())
+        begin = False
+    runs, fragments = np.concatenate(saved), np.concatenate(pieces)
+    labels = u1(2 * (width // 2 + 2), kernel.LABEL_BYTES)
+    storage = u1(max(len(fragments), 1), kernel.PIECE_BYTES), u1(max(len(runs), 1), kernel.COMPONENT_BYTES)
+    new = kernel.Components(*storage, labels, minarea)
+    for k in range(0, len(runs), portion):
+        new.restore(runs[k : k + portion])
+    for k in range(0, len(fragments), portion):
+        new.restore_pieces(fragments[k : k + portion])
+    new.parents = pool.parents
+    return new
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=14)),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(0, 99),
+)
+def test_a_checkpoint_after_any_row_changes_nothing(mask: Any, minarea: int, portion: int, seed: int) -> None:
+    height, width = mask.shape
+    labels = u1(2 * (width // 2 + 2), kernel.LABEL_BYTES)
+    pool = kernel.Components(u1(99999, kernel.PIECE_BYTES), u1(9999, kernel.COMPONENT_BYTES), labels, minarea)
+    parts: list[Found] = []
+    at = np.random.default_rng(seed).random(height) < 0.5
+    for y in range(height):
+        start, runs = twins.runs_twin(mask[y : y + 1])
+        array = np.array([*runs, (0, 0)], RUN)
+        while pool.feed(start, array, y, 0) < 1:
+            pool.add_pieces(u1(64, kernel.PIECE_BYTES))
+            pool.move_components(u1(pool.ncomponents + 16, kernel.COMPONENT_BYTES))
+        while pool.waiting[0]:
+            parts.append(drain(pool, 1))
+        if at[y]:
+            pool = resume(pool, width, minarea, portion)
+    pool.finish(height)
+    while pool.waiting[0]:
+        parts.append(drain(pool, 1))
+    footprints = np.concatenate([np.zeros(0, FOOTPRINT), *(f for f, _ in parts)])
+    check(mask, minarea, (footprints, [pixels for _, lists in parts for pixels in lists]))

@@ -192,6 +192,7 @@ CASES = {
     "nebula": Case(nebula, PLAIN, {**CHECKS, **NEBULA, "CATALOG_TYPE": "FITS_1.0"}),
     "nebula-in-tiles": Case(nebula, PLAIN, {**CHECKS, **NEBULA}, tiles="40x50", quick=-1),
     "nebula-whole": Case(nebula, PLAIN, {**CHECKS, **NEBULA, "FOOTPRINT_MAXPIX": "1000"}, quick=-1),
+    "checkpoints": Case(nebula, PLAIN, {**CHECKS, **NEBULA, "CHECKPOINT": "1"}, tiles="40", quick=0),
     "packed": Case(mosaic_gz, (*PLAIN, "ALPHA_J2000"), {"CATALOG_TYPE": "FITS_LDAC", "CHECKIMAGE_TYPE": "BACKGROUND",
                                                          "CHECKIMAGE_NAME": "back.fits"}),
     "compressed": Case(compressed, PLAIN, {"CATALOG_TYPE": "NONE"}, quick=0),

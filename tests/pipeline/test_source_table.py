@@ -16,6 +16,7 @@ from sextract.memory.tiles import TileManager
 from sextract.pipeline.runs import RunStore
 from sextract.pipeline.sources import SourceTable
 from sextract.pipeline.stages import EATEN
+from sextract.pipeline.statefile import StateReader, StateWriter
 from sextract.records import FRAGMENT, SOURCE
 
 HEIGHT, BAND = 12_000, 40
@@ -33,14 +34,14 @@ def star(y: float, flux: float, x: float = 100.0, mthresh: float = 0.01) -> Any:
 class Blocks:
     """Gives a table what tasks would: blocks of fragments and sources."""
 
-    def __init__(self, folder: Path, clean: bool = True) -> None:
+    def __init__(self, folder: Path, clean: bool = True, band: int = BAND) -> None:
         self.slab = Slab(8 << 20, headroom=lambda: (1 << 40, "test"))
         self.bytes = np.frombuffer(self.slab.bytes_view(0, self.slab.capacity), np.uint8)
-        self.store = RunStore(self.slab, TileManager(self.slab), str(folder), HEIGHT // BAND)
+        self.store = RunStore(self.slab, TileManager(self.slab), str(folder), -(-HEIGHT // band))
         settings = Settings()
         settings = replace(settings, deblending=replace(settings.deblending, clean=clean))
         reach = lambda sources: np.full(len(sources), HEIGHT)  # noqa: E731
-        self.table = SourceTable(self.store, self.slab, self.bytes, settings, 4096, HEIGHT, BAND, 0, reach)
+        self.table = SourceTable(self.store, self.slab, self.bytes, settings, 4096, HEIGHT, band, 0, reach)
         self.count = 0
 
     def give(self, *stars: Any, written: int = 0) -> None:
@@ -133,3 +134,57 @@ def test_freed_fragments_are_found_by_row(blocks: Blocks) -> None:
     freed.copy(range(2, 4), some)
     assert len(every) > 100 and (np.diff(every["y"]) >= 0).all()
     assert some.tolist() == every[(every["y"] >= 80) & (every["y"] < 160)].tolist()
+
+
+def fragments_of(blocks: Blocks, place: int) -> list[Any]:
+    """The fragments of sources from an absolute place in a table on."""
+    t = blocks.table
+    rows = t.rows[place - t.base : t.count]
+    return [
+        blocks.bytes[first:][: n * FRAGMENT.itemsize].view(FRAGMENT).tolist()
+        for first, n in zip(rows["fragments"].tolist(), rows["nfragments"].tolist(), strict=True)
+    ]
+
+
+def test_a_table_restored_from_a_checkpoint_goes_on(blocks: Blocks, tmp_path: Path) -> None:
+    def step(b: Blocks, k: int, written: int = 0) -> int:
+        y = 10 * k + 5
+        b.give(*far(24, y), star(y, 1e5, 100, 1e9), star(y + 1, 30), star(y, 30, 400), written=written)
+        b.table.settle(y - 200)
+        b.table.batched = b.table.numbered
+        written = b.table.kept_from(b.table.base + b.table.batched)
+        b.table.release(written)
+        return written
+
+    written = 0
+    for k in range(90):
+        written = step(blocks, k, written)
+    path = str(tmp_path / "state")
+    out = StateWriter(path)
+    out.publish(blocks.table.save(out, written))
+    saved = StateReader(path)
+    # Freed fragments are by other bands, blocks lie elsewhere.
+    other = Blocks(tmp_path, band=97)
+    other.count = blocks.count
+    held = other.store.alloc(1 << 20, "test")
+    other.table.restore(saved, saved.meta)
+    saved.close()
+    for k in range(90, 120):
+        written = step(blocks, k)
+        assert written == step(other, k)
+    ours, theirs = (t.rows[: t.count] for t in (blocks.table, other.table))
+    assert blocks.table.count > 100 and (ours["number"] < 0).any()
+    for name in SOURCE.names or ():
+        assert name == "fragments" or (ours[name] == theirs[name]).all(), name
+    # What is written has none any more.
+    assert fragments_of(blocks, written) == fragments_of(other, written)
+    freed = []
+    for b, band in ((blocks, BAND), (other, 97)):
+        bands = range(-(-HEIGHT // band))
+        freed.append(np.empty(b.table.freed.count(bands), FRAGMENT))
+        b.table.freed.copy(bands, freed[-1])
+    assert len(freed[0]) > 50 and sorted(freed[0].tolist()) == sorted(freed[1].tolist())
+    other.slab.free(held)
+    other.table.close()
+    other.store.close()
+    assert other.slab.free_bytes == other.slab.capacity

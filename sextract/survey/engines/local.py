@@ -76,7 +76,7 @@ class LocalEngine:
         if self._backend is None:
             self._start()
         assert self._backend is not None
-        resources = replace(job.settings.resources, mem_limit_bytes=self.share_bytes, workers=0, hosted=True)
+        resources = replace(job.settings.resources, mem_limit_bytes=self.share_bytes, workers=0, hosted=True, checkpoint=0)
         sent = job._replace(settings=replace(job.settings, resources=resources))
         self._small[self._backend.submit(Task(0, pickle.dumps(sent)))] = job, future
         return future
