@@ -38,6 +38,7 @@ sextract {__version__}: astronomical source extraction that keeps a memory limit
 
 sextract IMAGE [-c FILE.sex] [-o CATALOGUE] [--mem-limit 512M] [--workers N] [-KEYWORD VALUE]...
 sextract --batch IMAGE... | @list.txt | three or more IMAGEs      images in turn
+sextract --job-script slurm|pbs|htcondor @list.txt...             print a script that does so on a cluster
 sextract -d | -dd      print the default configuration, short or full
 sextract -dp           print the columns that can be asked for
 sextract -h            all options
@@ -46,7 +47,8 @@ sextract -h            all options
 # Options of our own that take the next argument; the splitting of -KEYWORD VALUE must not look at it.
 _WITH_VALUE = (
     "-c", "-o", "--mem-limit", "--account", "--mem-report", "--profile", "--workers", "--tile-shape", "--provenance",
-    "--scratch", "--manifest", "--engine", "--shard", "--merge", "--merge-radius", "--checkpoint", "--checkpoint-folder",
+    "--scratch", "--manifest", "--engine", "--shard", "--job-script", "--tasks", "--merge", "--merge-radius", "--checkpoint",
+    "--checkpoint-folder",
 )  # fmt: skip
 _BARE = {"--sextractor-bugs": "all", "--estimate": "text"}
 _FLAGS = ("-d", "-dd", "-dp", "-h", "-v")
@@ -186,8 +188,8 @@ def _run(argv: list[str], reporter: Reporter) -> int:
         sextractor_bugs=frozenset(args.sextractor_bugs.split(",")) - {""},
         strict=args.strict,
     )
-    if image is None:
-        return _batch(args, options, reporter)
+    if image is None or args.job_script:
+        return _batch(args, options, reporter, rest)
     return _one(image, read_configuration(options, reporter), reporter, args.estimate)
 
 
@@ -219,20 +221,43 @@ def _one(image: str, config: Configuration, reporter: Reporter, estimate: str | 
     return 0
 
 
-def _batch(args: argparse.Namespace, options: Options, reporter: Reporter) -> int:
-    """Process many images, or tell what each would take."""
+def _batch(args: argparse.Namespace, options: Options, reporter: Reporter, words: Sequence[str]) -> int:
+    """Process many images, or tell what each would take; `words` are the arguments without keywords."""
     from sextract import survey
     from sextract.survey.items import list_items, shard_of
 
     items = list_items(args.images)
     if not items:
         raise ConfigError(f"no image is in {' '.join(args.images)}")
+    if args.job_script:
+        return _job_script(args, options, items, reporter, words)
     part, parts = args.shard
     items = shard_of(items, part, parts)
     if args.estimate:
         return max(_estimate(item, options, reporter, args.estimate) for item in items)
     gc.enable()
-    return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
+    try:
+        return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
+    except KeyboardInterrupt as exc:
+        raise Interrupted(f"stopped by {exc or 'SIGINT'}; what is done stays done: go on with --resume") from exc
+
+
+def _job_script(
+    args: argparse.Namespace, options: Options, items: Sequence[Item], reporter: Reporter, words: Sequence[str]
+) -> int:
+    """Print a script for a batch system, whose tasks have the same options."""
+    from sextract.survey.sizing import job_script
+
+    if args.manifest or args.shard != (1, 1):
+        raise ConfigError("--job-script gives each task its part and a manifest of its own: leave --shard and --manifest out")
+    repeated: list[str] = []
+    todo = iter(words)
+    for word in todo:
+        pair = [word, *_following(todo)] if word in _WITH_VALUE else [word] if word.startswith("-") else []
+        if pair and pair[0].partition("=")[0] not in ("--job-script", "--tasks", "--batch", "--resume"):
+            repeated += pair
+    repeated += [word for name, value in options.keywords for word in (f"-{name}", value)]
+    return _say(job_script(args.job_script, items, options, repeated, args.tasks, reporter))
 
 
 def _estimate(item: Item, options: Options, reporter: Reporter, kind: str) -> int:
@@ -272,6 +297,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--manifest", metavar="FILE", default="", help="what became of each image of a batch (else beside the catalogues)")
     add("--engine", metavar="NAME[:ARG]", default="local", help="what runs a batch: local, parsl:CONFIG.py, dask:ADDRESS, mpi")
     add("--shard", metavar="K/N", type=_shard, default=(1, 1), help="do the K-th of N parts of a batch alone, for job arrays")
+    add("--job-script", metavar="SYSTEM", help="print a script that does a batch on a cluster: slurm, pbs or htcondor")
+    add("--tasks", type=_tasks, default=0, metavar="N", help="of a job script (else as many as take an hour each)")
     add("--estimate", choices=("text", "json"), help="print plan and predicted peak, read no pixels; =json: for a job script")
     add("--strict", action="store_true", help="an unknown keyword of a file is an error")
     add("--scratch", metavar="FOLDER", help="folder for scratch files")
@@ -346,6 +373,12 @@ def _shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _tasks(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise ConfigError(f"--tasks {text!r} is not a number from 1")
+    return int(text)
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) > 4096:
         raise ConfigError(f"--workers {text!r} is not a number from 0 to 4096")
@@ -378,7 +411,7 @@ def _bug(exc: Exception, reporter: Reporter) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a run as SIGINT does; a second one doesn't disturb the clean-up, which is given its time."""
+    """SIGTERM, SIGHUP and SIGUSR1 stop a run as SIGINT does; a second one doesn't disturb the clean-up."""
 
     stopped = False
 

@@ -24,7 +24,9 @@ from tests.scenes import ROOT, Scene
 
 BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What is run, in the order of the pages; `guide` has the files that the others use, too.
-PAGES = ("README.md", "docs/guide.md", "docs/extending.md", "docs/surveys.md", "docs/merging.md")
+PAGES = (
+    "README.md", "docs/guide.md", "docs/extending.md", "docs/surveys.md", "docs/merging.md", "docs/clusters.md",
+)  # fmt: skip
 NEEDS = {"docs/merging.md": ("pyarrow", "astropy_healpix")}
 WCS = {
     "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 130.0, "CRPIX2": 100.0, "CRVAL1": 150.0, "CRVAL2": 2.0,

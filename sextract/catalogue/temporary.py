@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 
 # Long names must not grow beyond what a file system takes.
 _STEM = 50
@@ -83,11 +84,14 @@ def _nameless(target: str) -> int:
     flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
     try:
         trial = os.open(folder, flags, _MODE)
+        # A signal that ends the run must not come while it has a name.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             # Hours from now it would be too late to find out that this is forbidden here.
             os.unlink(_free_name(trial, target))
         finally:
             os.close(trial)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         fd = os.open(folder, flags, _MODE)
     except OSError:
         return -1

@@ -29,6 +29,9 @@ DATA_TO_COME_BYTES = 48 << 20
 # With less for buffers the message that --mem-limit is too small would mislead.
 LEAST_ROOM_BYTES = 32 << 20
 
+# Of a job's memory, for its shell and what a script starts beside the run: bash takes 4 MiB, several commands 2 MiB each.
+JOB_BYTES = 16 << 20
+
 # v1 writes "no limit" as a number near 2**63; nothing that large is a limit.
 UNLIMITED = 1 << 60
 
@@ -279,15 +282,19 @@ def _own_path(root: Path, controller: str) -> str:
 
 
 def _slurm_memory(environ: Mapping[str, str]) -> Iterator[_Bound]:
-    """Slurm's memory of the job on this node, divided by the tasks that share it; its variables are in MiB, 0 means all."""
+    """Slurm's memory of the job on this node, divided by the tasks that share it; its variables are in MiB, 0 means all.
+
+    Where Slurm polls, the job's shell counts as the run does.
+    """
     tasks = _slurm_tasks(environ)
     shared = f", by {tasks} tasks" if tasks > 1 else ""
     per_node = environ.get("SLURM_MEM_PER_NODE", "")
     if per_node.isdigit() and int(per_node):
-        yield _Bound((int(per_node) << 20) // tasks, f"SLURM_MEM_PER_NODE{shared}")
+        yield _Bound((int(per_node) << 20) // tasks, f"SLURM_MEM_PER_NODE{shared}", JOB_BYTES // tasks, "for the job's shell")
     per_cpu, cpus = environ.get("SLURM_MEM_PER_CPU", ""), environ.get("SLURM_CPUS_ON_NODE", "")
     if per_cpu.isdigit() and cpus.isdigit() and int(per_cpu) and int(cpus):
-        yield _Bound((int(per_cpu) << 20) * int(cpus) // tasks, f"SLURM_MEM_PER_CPU{shared}")
+        job = (int(per_cpu) << 20) * int(cpus)
+        yield _Bound(job // tasks, f"SLURM_MEM_PER_CPU{shared}", JOB_BYTES // tasks, "for the job's shell")
 
 
 def _slurm_cpus(environ: Mapping[str, str]) -> Iterator[Default]:

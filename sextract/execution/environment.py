@@ -30,8 +30,8 @@ _THREAD_VARIABLES = (
 # From prctl.h.
 _PR_SET_PDEATHSIG, _PR_SET_THP_DISABLE = 1, 41
 
-# What stops a run, by a user, a batch system or a terminal that closes.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What stops a run, by a user, a batch system (SIGUSR1: some time before the end of what a job has) or a terminal that closes.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 # `errors.Interrupted`'s; nothing else of it is needed here.
 _INTERRUPTED = 75
 
@@ -62,7 +62,7 @@ def enough_to_start() -> bool:
 
 
 def leave_on_signals() -> None:
-    """While there is nothing to clean up, SIGINT, SIGTERM and SIGHUP end the process with the code of a stopped run."""
+    """While there is nothing to clean up, what stops a run ends the process with the code of a stopped run."""
 
     def leave(number: int, frame: object) -> NoReturn:
         os.write(2, f"> *ERROR*: stopped by {signal.Signals(number).name}\n".encode())

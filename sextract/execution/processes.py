@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 
 from sextract.errors import LimitError, WorkerError
 from sextract.execution.backend import MORE_MEMORY, TASKS_PER_WORKER, HandlerFactory, Result, Task, ignore
+from sextract.execution.environment import STOPPING
 from sextract.execution.messages import (
     BROADCAST,
     ERROR,
@@ -359,7 +360,7 @@ class ProcessBackend:
             Template(far, parent, self._factory).run()
 
         try:
-            self._template = fork(body, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+            self._template = fork(body, STOPPING)
         except OSError as exc:
             near.close()
             far.close()

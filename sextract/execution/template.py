@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from sextract.errors import LimitError, SextractError, WorkerError, out_of_memory
 from sextract.execution.backend import MORE_MEMORY, HandlerFactory, call
-from sextract.execution.environment import die_with_parent
+from sextract.execution.environment import STOPPING, die_with_parent
 from sextract.execution.messages import BROADCAST, ERROR, HELLO, RECEIVE_BYTES, REPLY, Frame, FrameReader, pack, pack_error
 from sextract.memory.heap import tune_heap
 
@@ -170,7 +170,8 @@ class Template:
                     die_with_parent(template)
                     serve(far, self._factory, slot)
 
-                pid = fork(body, [signal.SIGINT, signal.SIGHUP])
+                # What is sent to all processes of a terminal or a job is the parent's to answer.
+                pid = fork(body, set(STOPPING) - {signal.SIGTERM})
                 self._children.add(pid)
                 socket.send_fds(self._control, [EVENT.pack(STARTED, slot, pid)], [near.fileno()])
         except (ConnectionResetError, BrokenPipeError):

@@ -234,6 +234,7 @@ class Recorder:
             self._thread.join()
             self._thread = None
             self._gauge.read(exact=True)
+            self._gauge.close()
         if self.end is not None:
             self.end = self.end._replace(accounts=self._slab.ledger.accounts())
 

@@ -174,6 +174,7 @@ def _extract(
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks, trace=trace)
         with trace.main("workers"):
             backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan, recorder)
+        stack.callback(gauge.close)
         stack.callback(backend.close)
         if fitted.workers < asked:
             used = f"{fitted.workers} are used" if fitted.workers else "one process does the work"

@@ -11,11 +11,13 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sextract.config.keywords import KEYWORDS, nearest
 from sextract.config.resolve import Options
 from sextract.errors import ConfigError
+
+T = TypeVar("T")
 
 _SETTING = re.compile(r"([A-Za-z][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
@@ -63,8 +65,8 @@ def list_items(words: Sequence[str]) -> list[Item]:
     return items
 
 
-def shard_of(items: Sequence[Item], part: int, parts: int) -> list[Item]:
-    """The part-th of so many parts, which have about as much to do each."""
+def shard_of(items: Sequence[T], part: int, parts: int) -> list[T]:
+    """The part-th of so many parts of what there is for each image; they have about as much to do each."""
     return list(items[part - 1 :: parts])
 
 

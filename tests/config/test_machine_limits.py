@@ -23,6 +23,7 @@ from sextract.config.machine import (
 from sextract.errors import LimitError
 
 MIB, GIB = 1 << 20, 1 << 30
+SHELL = 16 << 20
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
 V1 = (
     "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
@@ -175,19 +176,35 @@ def test_code_takes_its_part_of_the_address_space(machine):
 @pytest.mark.parametrize(
     ("environ", "value", "origin"),
     [
-        ({"SLURM_MEM_PER_NODE": "2048"}, 2 * GIB, "SLURM_MEM_PER_NODE"),
-        ({"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "4"}, 2 * GIB, "SLURM_MEM_PER_CPU"),
+        ({"SLURM_MEM_PER_NODE": "2048"}, 2 * GIB - SHELL, "SLURM_MEM_PER_NODE: 2048M less 16M for the job's shell"),
+        (
+            {"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "4"},
+            2 * GIB - SHELL,
+            "SLURM_MEM_PER_CPU: 2048M less 16M for the job's shell",
+        ),
         ({"SLURM_MEM_PER_NODE": "0"}, 4 * GIB, "a quarter of the physical memory"),
         ({"SLURM_MEM_PER_NODE": "lots"}, 4 * GIB, "a quarter of the physical memory"),
         ({"SLURM_MEM_PER_GPU": "512"}, 4 * GIB, "a quarter of the physical memory"),
-        ({"SLURM_MEM_PER_NODE": "2048", "SLURM_TASKS_PER_NODE": "4"}, 2 * GIB, "SLURM_MEM_PER_NODE"),
-        ({"SLURM_MEM_PER_NODE": "2048", "SLURM_STEP_TASKS_PER_NODE": "4"}, GIB // 2, "SLURM_MEM_PER_NODE, by 4 tasks"),
+        (
+            {"SLURM_MEM_PER_NODE": "2048", "SLURM_TASKS_PER_NODE": "4"},
+            2 * GIB - SHELL,
+            "SLURM_MEM_PER_NODE: 2048M less 16M for the job's shell",
+        ),
+        (
+            {"SLURM_MEM_PER_NODE": "2048", "SLURM_STEP_TASKS_PER_NODE": "4"},
+            (2 * GIB - SHELL) // 4,
+            "SLURM_MEM_PER_NODE, by 4 tasks: 512M less 4M for the job's shell",
+        ),
         (
             {"SLURM_MEM_PER_NODE": "3072", "SLURM_STEP_TASKS_PER_NODE": "1(x2),3", "SLURM_NODEID": "2"},
-            GIB,
-            "SLURM_MEM_PER_NODE, by 3 tasks",
+            GIB - SHELL // 3,
+            "SLURM_MEM_PER_NODE, by 3 tasks: 1024M less 6M for the job's shell",
         ),
-        ({"SLURM_MEM_PER_NODE": "2048", "SLURM_STEP_TASKS_PER_NODE": "?"}, 2 * GIB, "SLURM_MEM_PER_NODE"),
+        (
+            {"SLURM_MEM_PER_NODE": "2048", "SLURM_STEP_TASKS_PER_NODE": "?"},
+            2 * GIB - SHELL,
+            "SLURM_MEM_PER_NODE: 2048M less 16M for the job's shell",
+        ),
     ],
 )
 def test_slurm(machine, environ, value, origin):

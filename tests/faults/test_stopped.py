@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and SIGKILL to the run itself: it is gone in two seconds, with code 75 where it can, and nothing is left."""
+"""Signals to the run itself: it is gone in two seconds, with code 75 where it can, and nothing is left."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def assert_stops(run: Started, send: Callable[[], None]) -> None:
     run.assert_stopped(INTERRUPTED, "stopped by")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_stops_a_run(tmp_path: Path, large: Path, number: signal.Signals, workers: int) -> None:
     with Started(tmp_path / "run", large, "-o", "out.fits", *LIMIT, "--workers", workers, *EVERYTHING) as run:
@@ -56,7 +58,7 @@ def test_a_signal_stops_a_run(tmp_path: Path, large: Path, number: signal.Signal
         assert_stops(run, lambda: os.kill(run.pid, number))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_the_whole_group_as_a_terminal_sends_it(tmp_path: Path, large: Path, number: signal.Signals) -> None:
     with Started(tmp_path / "run", large, "-o", "out.fits", *LIMIT, *EVERYTHING) as run:
         assert run.wait_for_workers(2)

@@ -122,7 +122,7 @@ def test_a_batch_has_a_report_for_each_image(image: Path, cli: CommandLine, tmp_
     assert re.search(r"--mem-report m\.csv would be written for .*\{stem\}\.csv", refused.err)
     done = cli(*words, "--mem-report", "{stem}.csv")
     assert done.code == 0, done.err
-    assert done.made == {"field.cat", "field.csv", "other.cat", "other.csv"}
+    assert done.made == {"field.cat", "field.csv", "other.cat", "other.csv", "sextract.manifest"}
 
 
 def test_the_sum_of_rss_keeps_the_limit(image: Path, cli: CommandLine, tmp_path: Path) -> None:

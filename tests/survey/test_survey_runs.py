@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -240,3 +241,12 @@ def test_surveys_do_not_share_a_manifest(night, tmp_path):
             assert other.code == 4
             assert "another survey is writing to it" in other.err
         assert run.finish() == 0
+
+
+def test_images_leave_no_descriptors_behind(night, tmp_path):
+    """Each is done by all processes here, whose start takes some."""
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))  # noqa: E731
+    words = (*night * 3, "-o", "out/{number}.cat.fits", "--mem-limit", "72M", "--workers", "2")
+    with Started(tmp_path / "run", *words, prepare=few) as run:
+        assert run.finish() == 0, run.err
+    assert states(tmp_path / "run" / "out") == ["done"] * 24

@@ -8,6 +8,7 @@ out not to fit into a part, or that crashed its process twice, is done as a larg
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 from collections import deque
@@ -105,6 +106,8 @@ class LocalEngine:
         self.close()
         job, future = self._large.popleft()
         future.set_result(run_image(job, self._setting.reporter))
+        # What a run had open hangs together in circles; descriptors are few, and the collector looks at objects alone.
+        gc.collect()
         return future
 
     def _start(self) -> None:
