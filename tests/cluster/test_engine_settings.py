@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from sextract.config.resolve import SHARE
+from tests.cluster.slurm import Slurm
 from tests.cluster.test_engines import TestDask as DaskContract
 from tests.cluster.test_engines import TestParsl as ParslContract
 from tests.conftest import CommandLine, environment
 from tests.contracts.engine_contract import Night, night, serving
+from tests.faults.harness import kill
 from tests.memory_watch import processes
 
 __all__ = ["night"]
@@ -35,6 +38,14 @@ def here(nodes_per_block, init_blocks, min_blocks, worker_init, **ignored):
 parsl.providers.SlurmProvider = here
 config = runpy.run_path({file!r})["config"]
 config.executors[0].max_workers_per_node = 2
+"""
+# A node of four processors and 4 GiB.
+SMALL_SLURM = """
+import runpy
+config = runpy.run_path({file!r})["config"]
+executor = config.executors[0]
+executor.max_workers_per_node = 2
+executor.provider.cores_per_node, executor.provider.mem_per_node, executor.provider.walltime = 2, 2, "00:10:00"
 """
 
 
@@ -110,6 +121,23 @@ def test_the_slurm_configuration_of_parsl_but_for_the_host(night: Night, tmp_pat
         run.finish()
         run.wait_until_gone()
     contract.assert_whole(run, night)
+
+
+@pytest.mark.slow
+def test_the_slurm_configuration_of_parsl_with_a_slurm(night: Night, slurm: Slurm, tmp_path: Path) -> None:
+    pytest.importorskip("parsl", reason="Parsl isn't installed")
+    file = tmp_path / "small_slurm.py"
+    file.write_text(SMALL_SLURM.format(file=str(SHARE / "parsl_slurm.py")))
+    contract = ParslContract()
+    contract.engine = f"parsl:{file}"
+    contract.env = {"SLURM_CONF": slurm.environment["SLURM_CONF"], "PATH": slurm.environment["PATH"]}
+    with contract.start(tmp_path / "run", night.images) as run:
+        assert run.wait_for_done(2)
+        assert kill(run.one_of(lambda: contract.runners(run), random.Random(5)))
+        run.finish()
+        run.wait_until_gone()
+    contract.assert_whole(run, night)
+    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"))
 
 
 class Cluster:
