@@ -88,7 +88,10 @@ def _nameless(target: str) -> int:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             # Hours from now it would be too late to find out that this is forbidden here.
-            os.unlink(_free_name(trial, target))
+            name = _free_name(trial, target)
+            # Whoever sweeps for a destination of a like name may have been quicker.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
         finally:
             os.close(trial)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
