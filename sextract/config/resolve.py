@@ -573,14 +573,7 @@ def _resources(config: Configuration, reporter: Reporter) -> ResourceSettings:
         checkpoint=options.checkpoint if options.checkpoint is not None else v["CHECKPOINT"],
         checkpoint_folder=options.checkpoint_folder if options.checkpoint_folder is not None else v["CHECKPOINT_FOLDER"],
         resume=options.resume,
-        given=frozenset(
-            name
-            for name, given in (
-                ("MEM_LIMIT", options.mem_limit is not None or v["MEM_LIMIT"]),
-                ("WORKERS", options.workers is not None or config.texts["WORKERS"]),
-            )
-            if given
-        ),
+        given=frozenset({asked.origin, workers.origin} & {"--mem-limit", "MEM_LIMIT", "--workers", "WORKERS"}),
     )
 
 

@@ -136,7 +136,8 @@ class ResourceSettings:
     resume : bool
         Go on from the latest checkpoint, if there is one.
     given : frozenset of str
-        Which of MEM_LIMIT and WORKERS the user gave; the machine that reads the configuration stands in for the others.
+        Options and keywords by which the user gave limit and workers; without any, they are what the machine has that
+        reads the configuration.
     """
 
     mem_limit_bytes: int = 0

@@ -2,7 +2,7 @@
 
 Set partition, account and numbers below.  Run it on a login node, in a folder that all nodes see: what Parsl writes goes beside
 the manifest.  Each node has cores / cores_per_worker workers, and --mem-limit holds for each of them with all it starts: with
-Parsl's own processes (some 200 MiB a node), workers times the limit must fit into mem_per_node.
+Parsl's own processes (some 110 MiB a node), workers times the limit must fit into mem_per_node.
 
 For PBS or HTCondor, put parsl.providers.PBSProProvider(queue=..., cpus_per_node=...) or CondorProvider(cores_per_slot=...,
 mem_per_slot=...) in SlurmProvider's place.

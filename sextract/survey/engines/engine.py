@@ -143,7 +143,7 @@ class HostedEngine(_Executing):
         self._limit_bytes = setting.resources.mem_limit_bytes
         # See `Work.pulse`.
         self.pulse = ""
-        self._workers = setting.resources.workers if "WORKERS" in setting.resources.given else 0
+        self._workers = setting.resources.workers if setting.resources.given & {"--workers", "WORKERS"} else 0
         each = f"{slots} images at a time each, " if slots > 1 else ""
         setting.reporter.info(
             f"Engine {name}: {workers} workers, {each}{size_text(self._limit_bytes)} for each with the processes it starts"
@@ -152,7 +152,7 @@ class HostedEngine(_Executing):
     @staticmethod
     def check(name: str, setting: Setting) -> None:
         """Before anything is started: ConfigError if there is no limit, since nobody knows how many workers share a machine."""
-        if "MEM_LIMIT" not in setting.resources.given:
+        if not setting.resources.given & {"--mem-limit", "MEM_LIMIT"}:
             raise ConfigError(f"--engine {name} needs --mem-limit: how much each of its workers may hold")
 
     def submit(self, job: Job) -> Future[Outcome]:
