@@ -284,6 +284,8 @@ class EngineContract:
         with self.start(tmp_path / "run", long_night.images, *quiet) as run, TreeWatch(lambda: self.trees(run)) as watch:
             for k, count in enumerate(counts):
                 run.wait_for_done(count)
+                # Not always when one image has just been finished.
+                run.ended(rng.random())
                 kill(run.one_of((lambda: self.runners(run)) if k % 2 else (lambda: self.losable(run)), rng))
             assert run.ended(LONG_S)
             run.finish()
