@@ -158,7 +158,7 @@ class FitsWriter(ClosesItself):
         self._frame = Frame(0, 0)
         self._total = ExtensionFacts()
         self._table: TableStream | None = None
-        self._file = OutputFile(path, OPTION)
+        self._file = OutputFile(path, OPTION, settled=not run.settings.resources.hosted)
         self._begin = self._end = 0
         try:
             self._write_primary()
