@@ -69,8 +69,13 @@ class Reporter:
         unit : str
             Name of the unit.
         """
-        self._progress = Progress(self, total, what, unit)
+        self._progress = Progress(self, total, what, unit, self._progress)
         return self._progress
+
+    def leave(self, progress: Progress) -> None:
+        """A progress has come to its end: the one around it is shown again."""
+        if self._progress is progress:
+            self._progress = progress.outer
 
     def line(self, text: str) -> None:
         """A line as it is, whatever VERBOSE_TYPE says."""
@@ -85,8 +90,8 @@ class Reporter:
 class Progress:
     """How far the work is; made by `Reporter.progress`."""
 
-    def __init__(self, reporter: Reporter, total: float, what: str, unit: str) -> None:
-        self.total = total
+    def __init__(self, reporter: Reporter, total: float, what: str, unit: str, outer: Progress | None = None) -> None:
+        self.total, self.outer = total, outer
         self.done = 0.0
         self._reporter = reporter
         self._what = what
@@ -119,6 +124,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         self._bar = None
+        self._reporter.leave(self)
 
     def __enter__(self) -> Progress:
         return self

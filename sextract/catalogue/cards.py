@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from sextract.catalogue import _io
 
@@ -56,10 +57,12 @@ def text(key: str, value: str, comment: str = "") -> str:
     return _compose(key, f"'{clean:<8}'", comment)
 
 
-def commentary(key: str, value: str) -> list[str]:
+# The images of a survey have a hundred of them in common.
+@lru_cache(maxsize=256)
+def commentary(key: str, value: str) -> tuple[str, ...]:
     """COMMENT or HISTORY cards with as many lines as `value` needs."""
     clean = printable(value)
-    return [f"{key:<8}{clean[i : i + 72]}".ljust(CARD) for i in range(0, max(len(clean), 1), 72)]
+    return tuple(f"{key:<8}{clean[i : i + 72]}".ljust(CARD) for i in range(0, max(len(clean), 1), 72))
 
 
 def printable(value: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ PIECE_BYTES = 65536
 _TFORM = {"i2": "I", "i4": "J", "i8": "K", "f4": "E", "f8": "D", "u1": "B"}
 
 
-def column_cards(columns: Sequence[OutputColumn]) -> list[str]:
+@lru_cache(maxsize=4)
+def column_cards(columns: tuple[OutputColumn, ...]) -> tuple[str, ...]:
     """TTYPE, TFORM, TDIM, TUNIT and TDISP of each column, in SExtractor's order and layout."""
     out = []
     for i, item in enumerate(columns, 1):
@@ -54,7 +56,7 @@ def column_cards(columns: Sequence[OutputColumn]) -> list[str]:
             out.append(cards.text(f"TUNIT{i}", column.unit))
         if column.display:
             out.append(cards.text(f"TDISP{i}", column.display))
-    return out
+    return tuple(out)
 
 
 def table_header(name: str, row_bytes: int, nrows: int, fields: Sequence[str], count: int) -> list[str]:
@@ -156,7 +158,7 @@ class FitsWriter(ClosesItself):
         self._frame = Frame(0, 0)
         self._total = ExtensionFacts()
         self._table: TableStream | None = None
-        self._file = OutputFile(path, OPTION)
+        self._file = OutputFile(path, OPTION, settled=not run.settings.resources.hosted)
         self._begin = self._end = 0
         try:
             self._write_primary()
@@ -185,7 +187,7 @@ class FitsWriter(ClosesItself):
         self._table = TableStream(self._file, self._end, self._table_header, self.dtype)
 
     def _table_header(self, nrows: int, facts: ExtensionFacts) -> list[str]:
-        fields = self._fields
+        fields: Sequence[str] = self._fields
         if self.run.extensions > 1:
             fields = [*fields, *keywords.table_cards(self._frame, facts, self.run)]
         return table_header(self.table_name, self.dtype.itemsize, nrows, fields, len(self.columns))

@@ -55,6 +55,8 @@ class OutputFile:
         The options that name it, for messages: ``-o or CATALOG_NAME``.
     seekable : bool
         The format goes back to earlier bytes, so that a pipe is refused.
+    settled : bool
+        `commit` waits until the disk has its name, too; else who made the file sees to that (`sync_folder`).
 
     Raises
     ------
@@ -62,8 +64,9 @@ class OutputFile:
         The folder is missing or not writable, or the destination is a folder.
     """
 
-    def __init__(self, path: str, option: str, *, seekable: bool = True) -> None:
+    def __init__(self, path: str, option: str, *, seekable: bool = True, settled: bool = True) -> None:
         self.path = path
+        self.settled = settled
         self.option = option
         self.direct = False
         self.temporary = ""
@@ -198,7 +201,7 @@ class OutputFile:
                 os.rename(self.temporary, name)
             else:
                 temporary.link(self.fd, name)
-            _sync_folder(os.path.dirname(name))
+            sync_folder(os.path.dirname(name))
         self.temporary, self.kept = name, True
 
     def adopt(self, name: str, nbytes: int) -> None:
@@ -230,7 +233,8 @@ class OutputFile:
         with self.translated():
             if not self.direct:
                 temporary.publish(self.fd, self.temporary, self.target)
-                _sync_folder(os.path.dirname(self.target))
+                if self.settled:
+                    sync_folder(os.path.dirname(self.target))
             self._close()
 
     def _close(self) -> None:
@@ -276,7 +280,7 @@ def _inode(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Make a rename durable; file systems that can't are left alone."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

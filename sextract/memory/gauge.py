@@ -201,6 +201,10 @@ class Gauge:
         self.last = Reading(0, 0, exact=False)
         self.listener: Callable[[float, Reading], None] | None = None
 
+    def begin(self) -> None:
+        """Forget the peaks: another run begins."""
+        self.peak = self.rss_peak = 0
+
     def sample(self) -> int:
         """Bytes held now; also updates ``last`` and ``peak``."""
         return self.read().total

@@ -90,7 +90,22 @@ class Summary(NamedTuple):
         )
 
 
-def run(image: str, settings: Settings, reporter: Reporter, slab: Slab | None = None) -> Summary:
+class Kept:
+    """What a process that takes images in turn keeps for the next one: the pages of its buffers, and its gauge.
+
+    Parameters
+    ----------
+    slab_bytes : int
+        For the largest image.
+    scratch_dir : str
+    """
+
+    def __init__(self, slab_bytes: int, scratch_dir: str) -> None:
+        self.slab = Slab(slab_bytes, scratch_dir=scratch_dir)
+        self.gauge = Gauge(tuple, self.slab, measure=private)
+
+
+def run(image: str, settings: Settings, reporter: Reporter, kept: Kept | None = None) -> Summary:
     """Extract the sources of an image, all extensions in turn.
 
     Parameters
@@ -99,8 +114,8 @@ def run(image: str, settings: Settings, reporter: Reporter, slab: Slab | None = 
         File name, maybe with ``[n]`` or ``[NAME]``.
     settings : Settings
     reporter : Reporter
-    slab : Slab, optional
-        The caller's, of this process's earlier runs: its pages are used again, if it is large enough.
+    kept : Kept, optional
+        Of this process's earlier runs: it is used again, if it is large enough.
 
     Raises
     ------
@@ -108,12 +123,12 @@ def run(image: str, settings: Settings, reporter: Reporter, slab: Slab | None = 
         One of its kinds; nothing is left behind then.
     """
     with open_trace(settings.resources.profile) as trace:
-        summary = _run(image, settings, reporter, trace, slab)
+        summary = _run(image, settings, reporter, trace, kept)
         trace.close()
     return summary
 
 
-def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept: Slab | None) -> Summary:
+def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept: Kept | None) -> Summary:
     # It refuses what can't be checkpointed.
     folder_of(settings)
     plan = families(settings)
@@ -131,11 +146,11 @@ def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept:
     with open_reports(settings.resources) as reports, ExitStack() as stack:
         # Without workers it would be largest; more address space than that is of no use, and may not be there.
         most = max(f.budget.slab for f in (planned, try_fit(planned.budget.limit, 0, infos, settings, plan)))
-        if kept is not None and most <= kept.most:
-            slab = kept
+        if kept is not None and most <= kept.slab.most:
+            slab = kept.slab
             slab.renew()
         else:
-            slab = Slab(most, scratch_dir=settings.resources.scratch_dir)
+            kept, slab = None, Slab(most, scratch_dir=settings.resources.scratch_dir)
             # There may be views of it in what only a collection frees.
             stack.callback(slab.empty)
             stack.callback(slab.close)
@@ -143,7 +158,10 @@ def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept:
         stack.callback(recorder.stop)
         if reports.wanted:
             recorder.keep(planned.workers)
-        summary, fitted = _extract(images, settings, plan, planned, slab, recorder, in_memory.catalogue, reporter, trace)
+        summary, fitted = _extract(
+            images, settings, plan, planned, slab, recorder, in_memory.catalogue, reporter, trace,
+            kept.gauge if kept is not None else None,
+        )
         recorder.stop()
         if reports.wanted:
             reports.write(recorder, shown(image), fitted.budget, settings.resources.account, fitted.workers)
@@ -152,7 +170,7 @@ def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept:
 
 def _extract(
     images: Sequence[ImageSource], settings: Settings, plan: Plan, planned: Fit, slab: Slab, recorder: Recorder,
-    catalogue_in_memory: bool, reporter: Reporter, trace: Trace,
+    catalogue_in_memory: bool, reporter: Reporter, trace: Trace, known: Gauge | None,
 ) -> tuple[Summary, Fit]:  # fmt: skip
     """All extensions, from opening the outputs to having them in place."""
     infos = [image.info for image in images]
@@ -173,8 +191,9 @@ def _extract(
         checkpoint = stack.enter_context(Checkpoint(settings, images, facts, writer, checks, reporter))
         factory = partial(Stages, slab=slab, images=images, settings=settings, plan=plan, checks=checks, trace=trace)
         with trace.main("workers"):
-            backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan, recorder)
-        stack.callback(gauge.close)
+            backend, gauge, fitted = _start(planned, factory, slab, infos, settings, plan, recorder, known)
+        if gauge is not known:
+            stack.callback(gauge.close)
         stack.callback(backend.close)
         if fitted.workers < asked:
             used = f"{fitted.workers} are used" if fitted.workers else "one process does the work"
@@ -288,7 +307,7 @@ def _warn(infos: Sequence[ImageInfo], plan: Plan, in_memory: MemoryOutputs, repo
 
 def _start(
     planned: Fit, factory: HandlerFactory, slab: Slab, infos: Sequence[ImageInfo], settings: Settings, plan: Plan,
-    recorder: Recorder,
+    recorder: Recorder, known: Gauge | None,
 ) -> tuple[Backend, Gauge, Fit]:  # fmt: skip
     """Start as many workers as planned, or fewer if they hold more than predicted."""
     workers, limit = planned.workers, planned.budget.limit
@@ -297,14 +316,16 @@ def _start(
         give_back()
     while True:
         backend: Backend = ProcessBackend(workers, factory) if workers else SerialBackend(factory)
-        gauge = Gauge(backend.pids, slab, measure=private if settings.resources.hosted else proportional)
+        gauge = known or Gauge(backend.pids, slab, measure=private if settings.resources.hosted else proportional)
+        gauge.begin()
         try:
             backend.ended = recorder.note
             recorder.follow(gauge, backend.processes)
             if not settings.resources.hosted:
                 _warm(backend)
                 give_back()
-            measured = Base(gauge.exact() - gauge.last.shared, gauge.last.rss)
+            held = gauge.exact() if known is None else gauge.sample()
+            measured = Base(held - gauge.last.shared, gauge.last.rss)
             recorder.base = measured.pss
             fitted = try_fit(limit, workers, infos, settings, plan, measured)
             if fitted.fits:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from sextract.catalogue.keywords import sha256_class
-from sextract.catalogue.output import OutputFile, explain
+from sextract.catalogue.output import OutputFile, explain, sync_folder
 from sextract.catalogue.writer import CatalogueWriter, Resumable, RunFacts, is_standard_output
 from sextract.checkimage.apertures import ApertureImage
 from sextract.checkimage.checkimage import CheckImages
@@ -40,7 +40,7 @@ from sextract.log import Reporter
 from sextract.memory.budget import size_text
 from sextract.pipeline.facts import ExtensionSummary, fingerprint
 from sextract.pipeline.shelf import Shelf
-from sextract.pipeline.statefile import StateReader, StateWriter, sync_folder
+from sextract.pipeline.statefile import StateReader, StateWriter
 from sextract.reading.source import ImageSource
 from sextract.records import Frame
 

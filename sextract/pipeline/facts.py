@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,6 +118,7 @@ def _versions(infos: Sequence[ImageInfo], plan: Plan) -> Iterable[tuple[str, str
         yield "fitsio", installed_version("fitsio")
 
 
+@cache
 def installed_version(name: str) -> str:
     """Version of an installed distribution, from the name of its folder, or ``unknown``; nothing is imported."""
     for folder in sys.path:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sextract.catalogue.output import sync_folder
 from sextract.memory.writeback import WriteBehind, drop
 
 # Read at a time when it is verified.
@@ -131,13 +132,3 @@ class StateReader:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def sync_folder(folder: str) -> None:
-    """Make names durable; file systems that can't are left alone."""
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

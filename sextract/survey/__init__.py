@@ -155,14 +155,15 @@ class _Survey:
         """The configuration of an image."""
         return self._of(item)[0]
 
-    def job(self, item: Item, attempt: int = 1) -> Job:
-        """What an engine gets."""
+    def job(self, item: Item, reporter: Reporter | None = None) -> Job:
+        """What an engine gets; a reporter hears what is to be said of its outputs."""
         configuration, general = self._of(item)
-        settings = for_image(item.image, general, configuration, self.reporter, number=item.number)
+        reporter = Reporter("QUIET") if reporter is None else reporter
+        settings = for_image(item.image, general, configuration, reporter, number=item.number)
         resources = settings.resources
         if resources.resume and not os.path.isdir(folder_of(settings)):
             settings = replace(settings, resources=replace(resources, resume=False))
-        return Job(item.number, item.image, self.folder, settings, attempt, self._signed.get(item.image, ""))
+        return Job(item.number, item.image, self.folder, settings, address=self._signed.get(item.image, ""))
 
     def entries(self) -> Iterator[Entry]:
         """A row of the manifest for each."""
@@ -241,7 +242,7 @@ class _Survey:
             with self.reporter.progress(len(todo), "images", "image") as progress:
                 while waiting or again or pending:
                     while (waiting or again) and len(pending) < engine.window:
-                        job = again.popleft() if again else self.job(waiting.popleft())
+                        job = again.popleft() if again else self.job(waiting.popleft(), self.reporter)
                         pending[engine.submit(job)] = job
                         manifest.started(job)
                     for future in engine.wait(pending):

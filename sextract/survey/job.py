@@ -20,7 +20,6 @@ from sextract.config.settings import Settings
 from sextract.errors import InputError, Interrupted, LimitError, SextractError, out_of_memory
 from sextract.execution.backend import MORE_MEMORY
 from sextract.log import Reporter
-from sextract.memory.slab import Slab
 from sextract.pipeline.facts import fingerprint
 from sextract.reading.spec import parse_spec
 
@@ -94,7 +93,7 @@ class Outcome(NamedTuple):
     summary: pipeline.Summary | None = None
 
 
-def run_image(job: Job, reporter: Reporter | None = None, slab: Slab | None = None) -> Outcome:
+def run_image(job: Job, reporter: Reporter | None = None, kept: pipeline.Kept | None = None) -> Outcome:
     """Do a job in this process; whatever goes wrong is in the outcome.
 
     Parameters
@@ -102,7 +101,7 @@ def run_image(job: Job, reporter: Reporter | None = None, slab: Slab | None = No
     job : Job
     reporter : Reporter, optional
         Gets the lines as they come; without one they are in the outcome.
-    slab : Slab, optional
+    kept : pipeline.Kept, optional
         Of this process's earlier jobs.
     """
     stream = io.StringIO()
@@ -113,7 +112,7 @@ def run_image(job: Job, reporter: Reporter | None = None, slab: Slab | None = No
     outputs: tuple[tuple[str, int, str], ...] = ()
     try:
         os.chdir(job.folder)
-        summary = pipeline.run(job.source, job.settings, reporter, slab)
+        summary = pipeline.run(job.source, job.settings, reporter, kept)
         outputs = tuple(_output(name, job.settings) for name in summary.outputs if not is_standard_output(name))
         reporter.info(str(summary))
     except Interrupted:

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sextract.catalogue.output import sync_folder
 from sextract.errors import OutputError
 from sextract.survey.job import Job, Outcome
 
@@ -133,6 +134,7 @@ class Manifest:
         self.path = path
         self._dirty = False
         self._due = 0.0
+        self._folders: set[str] = set()
         with self._translated():
             self._db = _connect(path)
             # Before the lock is ours, so that whoever comes second hears of it at once.
@@ -217,6 +219,7 @@ class Manifest:
     def finished(self, outcome: Outcome, zeropoint: float) -> None:
         """A job has come to its end."""
         s = outcome.summary
+        self._folders.update(os.path.dirname(os.path.abspath(name)) for name, _, _ in outcome.outputs)
         self._update(
             outcome.number, state=FAILED if outcome.exit_code else DONE, configuration=outcome.configuration,
             input=outcome.input, seconds=outcome.seconds,
@@ -247,6 +250,9 @@ class Manifest:
     def commit(self, now: bool = True) -> None:
         """Write what has happened, or see whether it is time to."""
         if self._dirty and (now or time.monotonic() >= self._due):
+            # What it says is done must be on the disk before.
+            while self._folders:
+                sync_folder(self._folders.pop())
             with self._translated():
                 self._db.execute("COMMIT")
                 self._db.execute("BEGIN EXCLUSIVE")

@@ -74,7 +74,7 @@ def test_long_comments_go_on() -> None:
     lines = cards.commentary("HISTORY", "x" * 100)
     assert [len(x) for x in lines] == [80, 80]
     assert "".join(x[8:].rstrip() for x in lines) == "x" * 100
-    assert cards.commentary("COMMENT", "") == ["COMMENT".ljust(80)]
+    assert cards.commentary("COMMENT", "") == ("COMMENT".ljust(80),)
 
 
 def plain_sum(data: bytes) -> int:

@@ -23,7 +23,7 @@ from sextract.execution.backend import TASKS_PER_WORKER, Handler, Task
 from sextract.execution.processes import ProcessBackend
 from sextract.memory.budget import HEAP_PER_PROCESS, KERNEL_PER_PROCESS, MIB
 from sextract.memory.heap import give_back
-from sextract.memory.slab import Slab
+from sextract.pipeline import Kept
 from sextract.pipeline.layout import HOSTED_BYTES, LIBRARY_BYTES, PARENT_BYTES, PARENT_RSS, SERIAL_RSS
 from sextract.reading.spec import parse_spec
 from sextract.survey.engines.engine import ENGINES, WAIT_SECONDS, Engine, Setting
@@ -122,9 +122,9 @@ class LocalEngine:
 
 
 def _handler(resources: ResourceSettings, share_bytes: int, slot: int) -> Handler:
-    """What a process does with a job, always in the same slab, whose pages needn't be made anew."""
-    slab = Slab(share_bytes, scratch_dir=resources.scratch_dir)
-    return lambda kind, payload: pickle.dumps(run_image(pickle.loads(payload), slab=slab))
+    """What a process does with a job."""
+    kept = Kept(share_bytes, resources.scratch_dir)
+    return lambda kind, payload: pickle.dumps(run_image(pickle.loads(payload), kept=kept))
 
 
 def shares(setting: Setting) -> tuple[int, int]:
