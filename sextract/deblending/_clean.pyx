@@ -318,14 +318,14 @@ cdef class Cleaner:
                 n = self._free(j, s.row, slab, freed, n)
         return n
 
-    def number(self, int64_t first, int64_t final_row, int64_t number):
-        """Number the survivors from row `first` on, as far as all are final: first row above `final_row`, or eaten.
+    def number(self, int64_t first, int64_t last, int64_t final_row, int64_t number):
+        """Number the survivors in rows [first, last), as far as all are final: first row above `final_row`, or eaten.
 
         Returns the first row that isn't final, and the last NUMBER given.
         """
         cdef int64_t i = first
         cdef Source *s
-        while i < self.count:
+        while i < min(last, self.count):
             s = &self.table[i]
             if s.number == 0:
                 if s.ymin >= final_row:

@@ -184,12 +184,16 @@ class SourceTable:
 
     def settle(self, final_row: int) -> None:
         """Number what can't change any more, and note in ``spare`` down to which row each will look."""
-        first = self.numbered
-        self.numbered, self.number = self.cleaner.number(first, final_row, self.number)
-        for start in range(first, self.numbered, NUMBERED):
-            new = self._table[start : min(start + NUMBERED, self.numbered)]
-            new["spare"] = self.reach(new)
-
+        going = True
+        while going:
+            first, last = self.numbered, min(self.numbered + PORTION, self.count)
+            self.numbered, self.number = self.cleaner.number(first, last, final_row, self.number)
+            for start in range(first, self.numbered, NUMBERED):
+                new = self._table[start : min(start + NUMBERED, self.numbered)]
+                new["spare"] = self.reach(new)
+            going = first < self.numbered == last < self.count
+            if going:
+                self.store.let_go()
 
     def kept_from(self, written: int) -> int:
         """Absolute place up to which rows are done with: all but those whose eater isn't written, if pixels are painted."""
