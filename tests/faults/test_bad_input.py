@@ -164,8 +164,9 @@ def test_output_below_a_file(cli: CommandLine, image: Path) -> None:
 
 
 def test_output_is_a_folder(cli: CommandLine, image: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    refuse(cli, image, OUTPUT, "taken", options=("-o", tmp_path / "taken"))
+    # The catalogue goes into a folder, but what has its name there is one, too.
+    (tmp_path / "taken" / f"{image.stem}.cat.fits").mkdir(parents=True)
+    refuse(cli, image, OUTPUT, "is a folder", options=("-o", tmp_path / "taken"))
 
 
 def test_output_folder_full(cli: CommandLine, image: Path, tmp_path: Path) -> None:

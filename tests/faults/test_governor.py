@@ -95,8 +95,6 @@ def test_heaps_that_grow_cost_buffers_and_nothing_else(tmp_path: Path, crowded: 
     assert f"Memory: {told[0]}" == said
     assert len(told) > 1
     slab = greedy.report["columns"].index("slab")
-    most = [max(row[slab] for row in each.report["samples"]) for each in (calm, greedy)]
-    # The last look before the buffers were given back.
-    last = [[row[slab] for row in each.report["samples"] if row[slab] > most[1] // 4][-1] for each in (calm, greedy)]
-    assert last[1] < most[1]
-    assert last[1] < last[0]
+    rows = [row[slab] for row in greedy.report["samples"]]
+    # The last look before the run ended.
+    assert [held for held in rows if held > max(rows) // 4][-1] < max(rows)
