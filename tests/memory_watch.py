@@ -165,8 +165,11 @@ class Meter:
             began = time.monotonic()
             anonymous, file, mapped = proportional(each)
             self._spent += time.monotonic() - began
+            after = resident(each)
+            # What one maps after another that has it was read counts by half too much.
+            mapped -= sum(abs(after[pid][2] - each[pid][2]) for pid in after) // 2
             # What a process that ends meanwhile shares counts twice: with it, and with those that have it alone then.
-            if not left or set(resident(each)) == set(each):
+            if not left or set(after) == set(each):
                 self._off = (quick[0] - anonymous, quick[1] - file, min(shared - mapped, 0))
                 self._pids, self._file = set(each), quick[1]
                 break

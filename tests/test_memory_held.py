@@ -72,3 +72,33 @@ def test_the_watch_sees_memory_of_a_child(tmp_path: Path) -> None:
     child.stdout.close()
     assert child.wait() == 0
     assert processes(mark) == set()
+
+
+def test_the_watch_counts_once_what_others_map_while_it_looks() -> None:
+    import os
+    import subprocess
+    import sys
+    import uuid
+
+    from tests.memory_watch import MARK, Watch
+
+    # One process after the other looks at all of the block, and stays.
+    script = (
+        "import mmap, os\n"
+        "size = 64 << 20\n"
+        "fd = os.memfd_create('block'); os.posix_fallocate(fd, 0, size)\n"
+        "block = mmap.mmap(fd, size)\n"
+        "looked, ready = os.pipe()\n"
+        "for _ in range(12):\n"
+        "    if os.fork() == 0:\n"
+        "        for k in range(0, size, 4096): block[k]\n"
+        "        os.write(ready, b'x'); os.read(0, 1); os._exit(0)\n"
+        "    os.read(looked, 1)\n"
+    )
+    mark = uuid.uuid4().hex
+    for _ in range(3):
+        with Watch(mark) as watch:
+            command = [sys.executable, "-c", script]
+            with subprocess.Popen(command, env={**os.environ, MARK: mark}, stdin=subprocess.PIPE) as parent:
+                parent.wait()
+        assert max(look.shared for look in watch.looks) == 64 * MIB

@@ -23,7 +23,7 @@ from sextract.records import FRAGMENT, BlockRef
 # Of the table, for each number: offset and bytes of its block, pins, when it was last used.
 ENTRY_BYTES = 4 * 8
 
-# A giant's fragments are copied so many bytes at a time.
+# What is copied, a giant's fragments or many blocks, is let go of after so many bytes.
 COPY_BYTES = 1 << 20
 
 # Last use of what can't be moved: it isn't there, someone reads it, or it has moved already.
@@ -57,6 +57,7 @@ class RunStore:
         self._offset, self._nbytes, self._pins, self._turn = table
         self.offsets = BlockRef(self._table.offset, 8 * numbers)
         self._clock = 0
+        self._copied = 0
 
     def alloc(self, nbytes: int, owner: str, low: bool = False) -> BlockRef:
         """A block for anything, at the expense of idle tiles, then of runs that nobody reads.
@@ -114,11 +115,16 @@ class RunStore:
         return moved
 
     def copy(self, old: int, new: int, nbytes: int) -> None:
-        """Copy bytes from one offset to another, letting go of what lies behind the slab on the way."""
+        """Copy bytes from one offset to another, letting go of what lies behind the slab on the way.
+
+        Many small blocks that make way for a large one are as much as a large one.
+        """
         for first in range(0, nbytes, COPY_BYTES):
             n = min(COPY_BYTES, nbytes - first)
             self._slab.bytes_view(new + first, n)[:] = self._slab.bytes_view(old + first, n)
-            if n < nbytes:
+            self._copied += n
+            if self._copied >= COPY_BYTES:
+                self._copied = 0
                 self.let_go()
 
     def save(self, out: StateWriter, offset: int, nbytes: int) -> None:

@@ -107,6 +107,22 @@ def test_tables_go_there_when_the_slab_is_full_and_tasks_do_not(slab: Slab, tmp_
     slab.free(ref)
 
 
+def test_many_small_blocks_make_way_for_a_large_one_without_staying_in_memory(tmp_path: Path) -> None:
+    slab = Slab(16 * MIB, headroom=lambda: (1 << 40, "test"), scratch_dir=str(tmp_path))
+    n = 240
+    store = RunStore(slab, TileManager(slab), str(tmp_path), n)
+    for number in range(n):
+        ref = store.alloc(MIB // 16, "runs")
+        slab.view(ref, np.uint8)[:] = number
+        store.add(number, ref)
+    before = resident()
+    store.alloc(15 * MIB, "footprints")
+    assert resident() - before < 2 * MIB
+    found = [store.find(number) for number in range(n)]
+    assert all(ref is not None and ref in overflow(slab) and slab.view(ref, np.uint8).max() == k for k, ref in enumerate(found))
+    slab.close()
+
+
 def test_freed_fragments_move_behind_for_their_own_larger_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Then the place that they leave doesn't look like them any more.
     monkeypatch.setenv("SEXTRACT_DEBUG_POISON", "1")
