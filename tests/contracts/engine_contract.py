@@ -15,10 +15,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,11 +122,10 @@ class Survey(Started):
         (folder / "list.txt").write_text("".join(f"'{image}'\n" for image in images))
         self.catalogues = folder / "out"
         self._left_s = contract.left_s
-        # Engines leave files of their own where temporary ones go.
-        own = folder / "tmp"
-        own.mkdir(exist_ok=True)
+        # Engines leave files of their own where temporary ones go; names of sockets can't be long.
+        own = self._own = tempfile.mkdtemp(prefix="sx-")
         words = ["@list.txt", "-o", "out/", "--engine", contract.engine, *contract.options, *options]
-        super().__init__(folder, *words, env={"TMPDIR": str(own), **contract.env}, wrap=contract.launcher)
+        super().__init__(folder, *words, env={"TMPDIR": own, **contract.env}, wrap=contract.launcher)
         self.contract = contract
         self._children: set[int] = set()
 
@@ -132,6 +133,10 @@ class Survey(Started):
         """Wait for its end; the exit code."""
         self.ended(SURVEY_S)
         return super().finish()
+
+    def __exit__(self, *exc: Any) -> None:
+        super().__exit__(*exc)
+        shutil.rmtree(self._own, ignore_errors=True)
 
     def done(self) -> int:
         """How many catalogues there are."""
