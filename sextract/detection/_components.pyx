@@ -107,16 +107,19 @@ cdef class Components:
         """Free pieces and free components."""
         return self.state.npieces_free, self.state.ncomponents_free
 
-    def feed(self, const int32_t[::1] row_start, const Run[::1] runs, int64_t y0, int64_t first):
+    def feed(
+        self, const int32_t[::1] row_start, const Run[::1] runs, int64_t y0, int64_t first, int64_t most=1 << 62
+    ):
         """Take rows `first` … of a band whose first row is `y0`; the number of rows taken in all.
 
-        Less than the band's rows if there is too little room: drain, or add some, and call again with what it returned.
+        A call ends with the row that makes `most` runs.  No row is taken if there is too little room for it: drain, or add some,
+        and call again.
         """
         cdef int64_t y = first, rows = row_start.shape[0] - 1
         cdef const Run *row
         cdef Run none
         with nogil:
-            while y < rows:
+            while y < rows and row_start[y] - row_start[first] < most:
                 row = &runs[row_start[y]] if row_start[y + 1] > row_start[y] else &none
                 if not lutz_row(&self.state, <int32_t>(y0 + y), row, row_start[y + 1] - row_start[y]):
                     break

@@ -103,6 +103,17 @@ cdef inline int32_t _root(Lutz *s, int32_t c) noexcept nogil:
     return c
 
 
+cdef extern from *:
+    """
+    /* A file's page that is written first is mapped alone, one that is read first with its 64 KiB. */
+    static inline int32_t write_then_read(volatile int32_t *out, int32_t value, volatile const int32_t *in) {
+        *out = value;
+        return *in;
+    }
+    """
+    int32_t write_then_read(int32_t *out, int32_t value, const int32_t *in_) noexcept nogil
+
+
 cdef inline int32_t _piece(Lutz *s, int32_t y, int32_t x0, int32_t x1) noexcept nogil:
     cdef int32_t p = s.free_piece
     cdef Piece *one
@@ -112,7 +123,7 @@ cdef inline int32_t _piece(Lutz *s, int32_t y, int32_t x0, int32_t x1) noexcept 
         one = lutz_piece(s, p)
     else:
         one = lutz_piece(s, p)
-        s.free_piece = one.next
+        s.free_piece = write_then_read(&one.y, y, &one.next)
     s.npieces_free -= 1
     one.y = y
     one.x0 = x0

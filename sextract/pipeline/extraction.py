@@ -42,6 +42,9 @@ LAST_SHARES = 3
 # Of a giant that lies on disk.
 FRAGMENTS_AT_ONCE = 65536
 
+# Runs joined, each to pieces that lie anywhere, before pages behind the slab go again.
+RUNS_AT_ONCE = 512
+
 # How often a list of its pieces may jump before the pages go again, 64 KiB each time.
 JUMPS_AT_ONCE = 64
 
@@ -439,11 +442,15 @@ class Extraction:
         start = start[: rows + 1]
         if len(runs) == 0:
             runs = np.zeros(1, RUN)
-        while (done := self.components.feed(start, runs, y0, done)) < rows:
-            if self.components.waiting[0]:
+        while done < rows:
+            taken = self.components.feed(start, runs, y0, done, RUNS_AT_ONCE if self._behind(*self.pieces) else len(runs) + 1)
+            if taken > done:
+                self.desk.drop()
+            elif self.components.waiting[0]:
                 self._drain(True)
             else:
                 self._grow_pool()
+            done = taken
         self.fed_row = y0 + rows
         self.desk.settle()
         if joined is not None:

@@ -40,7 +40,7 @@ def drain(components: kernel.Components, most: int) -> Found:
 
 def join(
     mask: Any, minarea: int = 1, bands: tuple[int, ...] = (), pieces: int = 99999, components: int = 9999, most: int = 1,
-    more: int = 3,
+    more: int = 3, runs_at_once: int = 1 << 40,
 ) -> Found:
     """Footprints of a mask fed in bands of rows, with storage that grows by a little whenever it is too small."""
     height, width = mask.shape
@@ -51,12 +51,16 @@ def join(
     for y0, y1 in pairwise(edges):
         start, runs = twins.runs_twin(mask[y0:y1])
         array, done = np.array([*runs, (0, 0)], RUN), 0
-        while (done := pool.feed(start, array, y0, done)) < y1 - y0:
-            if pool.waiting[0]:
+        while done < y1 - y0:
+            taken = pool.feed(start, array, y0, done, runs_at_once)
+            # With the last row alone there were enough.
+            assert taken <= done + 1 or start[taken - 1] - start[done] < runs_at_once
+            if taken == done and pool.waiting[0]:
                 parts.append(drain(pool, most))
-            else:
+            elif taken == done:
                 pool.add_pieces(u1(more, kernel.PIECE_BYTES))
                 pool.move_components(u1(pool.ncomponents + 2, kernel.COMPONENT_BYTES))
+            done = taken
     pool.finish(height)
     assert (pool.first_closed_row >= 0) == bool(pool.waiting[0])
     while pool.waiting[0]:
@@ -127,6 +131,7 @@ def test_nasty_shapes(name: str, minarea: int) -> None:
     mask = NASTY[name]
     for some in (mask, mask[:, ::-1], mask[::-1], mask.T):
         check(some, minarea, join(some, minarea, most=3))
+        check(some, minarea, join(some, minarea, pieces=60, components=30, runs_at_once=5))
 
 
 MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 18)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sextract.detection import _components
 from sextract.errors import OutputError
 from sextract.execution.template import fork
 from sextract.memory.gauge import Process
@@ -18,7 +19,7 @@ from sextract.memory.overflow import Overflow, overflow_bytes
 from sextract.memory.slab import Slab, SlabFull
 from sextract.memory.tiles import TileManager
 from sextract.pipeline.runs import Freed, RunStore
-from sextract.records import FRAGMENT
+from sextract.records import FOOTPRINT, FRAGMENT, RUN
 
 MIB = 1 << 20
 
@@ -121,6 +122,27 @@ def test_many_small_blocks_make_way_for_a_large_one_without_staying_in_memory(tm
     found = [store.find(number) for number in range(n)]
     assert all(ref is not None and ref in overflow(slab) and slab.view(ref, np.uint8).max() == k for k, ref in enumerate(found))
     slab.close()
+
+
+def test_pieces_that_are_used_again_are_mapped_one_page_at_a_time(slab: Slab) -> None:
+    # Teeth of a comb, each in a list of its own with a piece in each row: those of a list lie 64 KiB apart.
+    teeth, rows = 4096, 300
+    sizes = (rows + 4) * teeth * _components.PIECE_BYTES, rows * teeth * FRAGMENT.itemsize
+    pieces, fragments = (slab.view(ref, np.uint8) for ref in map(slab.alloc_behind, sizes) if ref is not None)
+    components = np.zeros(2 * teeth * _components.COMPONENT_BYTES, np.uint8)
+    pool = _components.Components(pieces, components, np.zeros(4 * teeth * _components.LABEL_BYTES, np.uint8), 1)
+    comb = np.zeros(teeth, RUN)
+    comb["x0"] = 2 * np.arange(teeth)
+    comb["x1"] = comb["x0"] + 1
+    for y in range(rows):
+        assert pool.feed(np.array([0, teeth], np.int32), comb, y, 0) == 1
+    assert pool.feed(np.array([0, 0], np.int32), comb, rows, 0) == 1
+    footprints = np.zeros(teeth, FOOTPRINT)
+    assert pool.drain(footprints, fragments.view(FRAGMENT)) == teeth * rows
+    overflow(slab).settle()
+    before = resident()
+    assert pool.feed(np.array([0, 250], np.int32), comb, rows + 1, 0) == 1
+    assert resident() - before < 3 * MIB
 
 
 def test_freed_fragments_move_behind_for_their_own_larger_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
