@@ -6,8 +6,8 @@
 
 Fields are those of `make_field.py`, twenty of them under as many names as there are images; columns and keywords are those
 of `bench.py`.  SExtractor runs in a shell loop and under ``xargs -P``; sextract does all of them in one call.  ``one image``
-is sextract over a mosaic of a hundred of them, scaled to as many pixels: what pixels and sources take without any image's own
-cost.  Everything is run in turn, in each round.
+is sextract over a field eight times as wide and high, scaled to as many pixels: what pixels and sources take without any image's
+own cost.  Everything is run in turn, in each round.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from astropy.io import fits
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
@@ -33,18 +30,17 @@ from bench import COLUMNS, KEYWORDS, SEXTRACTOR  # noqa: E402
 from bench_record import field_file  # noqa: E402
 
 DISTINCT = 20
-# The mosaic has so many fields in a row and in a column.
-MOSAIC = 10
+# The one image has so many times the width and the height.
+WIDER = 8
 SIDE = 1024
 
 
 def prepare(folder: Path, images: int, side: int) -> list[str]:
-    """Fields, their names, the mosaic of all, and the configuration; the names."""
+    """Fields, their names, the one image, and the configuration; the names."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = range(1, min(DISTINCT, images) + 1)
     fields = [field_file(folder / f"field{k}.fits", "--size", str(side), "--seed", str(k)) for k in seeds]
-    rows = [[fits.getdata(fields[(MOSAIC * y + x) % len(fields)]) for x in range(MOSAIC)] for y in range(MOSAIC)]
-    fits.writeto(folder / "mosaic.fits", np.block(rows), fits.getheader(fields[0]), overwrite=True)
+    field_file(folder / "whole.fits", "--size", str(WIDER * side), "--seed", "1")
     (folder / "usual.param").write_text("\n".join(COLUMNS["usual"].split()) + "\n")
     share = ROOT / "sextract" / "share"
     keywords = {**KEYWORDS, "PARAMETERS_NAME": "usual.param", "FILTER_NAME": f"{share}/default.conv", "VERBOSE_TYPE": "QUIET"}
@@ -82,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     names = prepare(args.folder, args.images, args.side)
     ours = [sys.executable, "-m", "sextract", "-c", "bench.sex", "--workers", str(args.workers), "--mem-limit", args.mem_limit]
-    share = args.images / MOSAIC**2
-    one = [*ours, "mosaic.fits", "-CATALOG_NAME", "mosaic.cat.fits"]
+    share = args.images / WIDER**2
+    one = [*ours, "whole.fits", "-CATALOG_NAME", "whole.cat.fits"]
     programs: dict[str, Sequence[str] | str] = {"sextract, one call": [*ours, "@list.txt", "-o", "ours/"]}
     if SEXTRACTOR:
         single = f"{SEXTRACTOR} {{}} -c bench.sex -CATALOG_NAME {{}}.cat"
