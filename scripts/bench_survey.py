@@ -6,8 +6,8 @@
 
 Fields are those of `make_field.py`, twenty of them under as many names as there are images; columns and keywords are those
 of `bench.py`.  SExtractor runs in a shell loop and under ``xargs -P``; sextract does all of them in one call.  ``one image``
-is sextract over a field eight times as wide and high, scaled to as many pixels: what pixels and sources take without any image's
-own cost.  Everything is run in turn, in each round.
+is sextract over a field eight times as wide and high, scaled to as many pixels: what pixels and sources take without any
+image's own cost.  Everything is run in turn, in each round.
 """
 
 from __future__ import annotations
