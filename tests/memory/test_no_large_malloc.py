@@ -51,9 +51,15 @@ def _of_python(block: Block) -> bool:
     return block.native[:1] != () and block.native[0].split(":")[0].startswith(("libpython", "python"))
 
 
-# Where a run is beyond its start, and where it may import a library even then.
+# Functions of these run beyond the start; where a library may be imported even then.
 WORK = "/pipeline/extraction.py", "/pipeline/stages.py"
 LIBRARIES = "/measurement/sky.py", "/reading/compressed.py"
+
+
+def _working(block: Block) -> bool:
+    """Whether the run is beyond its start: within a function of `WORK`, not while that module is being imported."""
+    return any(name in line.file and line.function != "<module>" for line in block.python for name in WORK)
+
 
 ALLOWED = (
     Allowed(
@@ -77,7 +83,7 @@ ALLOWED = (
     Allowed(
         "imports",
         "code and tables of modules, made once: before the first fork, or astropy and fitsio where they are needed",
-        lambda b: b.within("<frozen importlib") and (not b.within(*WORK) or b.within(*LIBRARIES)),
+        lambda b: b.within("<frozen importlib") and (not _working(b) or b.within(*LIBRARIES)),
         64 << 20,
     ),
     Allowed(
