@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -38,6 +38,12 @@ _INTERRUPTED = 75
 # What the interpreter, numpy and the kernels map, and the part of it that is data: 103 and 53 MiB, measured with CPython 3.11
 # and numpy 2.4.
 _LEAST_BYTES = {resource.RLIMIT_AS: 104 << 20, resource.RLIMIT_DATA: 56 << 20}
+
+# What `tied` runs.
+_TIED = """import os, sys
+from sextract.execution.environment import die_with_parent
+die_with_parent(int(sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])"""
 
 _libc: Any = ctypes.CDLL(None, use_errno=True)
 
@@ -111,6 +117,11 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """A command that the kernel kills when this process ends (`die_with_parent`)."""
+    return [sys.executable, "-c", _TIED, str(os.getpid()), *command]
 
 
 def die_with_pipe(fd: int) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sextract.execution.environment import tied
 from tests.conftest import alive_after_grace
 from tests.memory_watch import MARK, processes
 
@@ -191,7 +192,7 @@ class Slurm:
         with open(self.folder / f"{program}.out", "wb") as out:
             self._daemons.append(
                 subprocess.Popen(
-                    [path, *arguments], env={**self.environment, MARK: self._mark}, stdin=subprocess.DEVNULL, stdout=out,
+                    tied([path, *arguments]), env={**self.environment, MARK: self._mark}, stdin=subprocess.DEVNULL, stdout=out,
                     stderr=subprocess.STDOUT, cwd=self.folder, start_new_session=True,
                 )
             )  # fmt: skip

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from tests.conftest import alive_after_grace
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,3 +61,22 @@ def test_freed_memory_goes_back() -> None:
     high, low = map(int, run(script).split())
     assert high >= 35
     assert low <= 6
+
+
+def test_what_is_tied_ends_with_whoever_started_it() -> None:
+    script = (
+        "import subprocess, time\n"
+        "from sextract.execution.environment import tied\n"
+        "print(subprocess.Popen(tied(['sleep', '60'])).pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        # It is what was asked for by now, not what comes before it.
+        deadline = time.monotonic() + 60
+        while b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        starter.kill()
+    assert not alive_after_grace({pid})

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from sextract.errors import ConfigError, WorkerError
-from sextract.execution.environment import more_time
+from sextract.execution.environment import more_time, tied
 from sextract.survey.engines.engine import ENGINES, WAIT_SECONDS, Engine, HostedEngine, Setting, defined_in
 from sextract.survey.job import Job, Outcome
 
@@ -27,12 +27,6 @@ STUCK_SECONDS = 75.0
 _UNSET_FOLDER = "runinfo"
 # Workers of an executor that doesn't tell how many it may have.
 _UNTOLD_WORKERS = 16
-
-# Parsl's interchange has no eye for the end of whoever started it.
-_TIED = """import os, sys
-from sextract.execution.environment import die_with_parent
-die_with_parent(int(sys.argv[1]))
-os.execvp(sys.argv[2], sys.argv[2:])"""
 
 
 class ParslEngine(HostedEngine):
@@ -137,7 +131,8 @@ def parsl(argument: str, setting: Setting) -> Engine:
         config.run_dir = os.path.join(os.path.abspath(setting.folder), "sextract.parsl")
     for executor in config.executors:
         if command := getattr(executor, "interchange_launch_cmd", None):
-            executor.interchange_launch_cmd = [sys.executable, "-c", _TIED, str(os.getpid()), *command]
+            # It has no eye for the end of whoever started it.
+            executor.interchange_launch_cmd = tied(command)
     return ParslEngine(config, setting)
 
 
