@@ -160,9 +160,7 @@ class _Survey:
         configuration, general = self._of(item)
         reporter = Reporter("QUIET") if reporter is None else reporter
         settings = for_image(item.image, general, configuration, reporter, number=item.number)
-        resources = settings.resources
-        if resources.resume and not os.path.isdir(folder_of(settings)):
-            settings = replace(settings, resources=replace(resources, resume=False))
+        settings = _going_on(settings, settings.resources.resume)
         return Job(item.number, item.image, self.folder, settings, address=self._signed.get(item.image, ""))
 
     def entries(self) -> Iterator[Entry]:
@@ -260,7 +258,8 @@ class _Survey:
         lost = future.exception()
         if lost is not None and job.attempt < MOST_ATTEMPTS:
             self.reporter.warning(f"{shown(job.image)}: its worker was lost ({_one_line(lost)}); it is done again")
-            return job._replace(attempt=job.attempt + 1)
+            settings = _going_on(job.settings, job.settings.resources.checkpoint > 0)
+            return job._replace(attempt=job.attempt + 1, settings=settings)
         if lost is None:
             outcome = future.result()
         else:
@@ -303,6 +302,11 @@ def outputs_of(item: Item, configuration: Configuration) -> Iterator[tuple[str, 
         yield "--mem-report", file
     if profile := profile_of(item.image, configuration, item.number):
         yield "--profile", profile
+
+
+def _going_on(settings: Settings, wanted: bool) -> Settings:
+    """Settings of an image that is gone on with from its checkpoint, if that is wanted and there is one."""
+    return replace(settings, resources=replace(settings.resources, resume=wanted and os.path.isdir(folder_of(settings))))
 
 
 def _never(earlier: Entry, now: Entry) -> bool:

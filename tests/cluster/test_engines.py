@@ -26,6 +26,25 @@ def command_of(pid: int) -> bytes:
         return b""
 
 
+class HostedContract(EngineContract):
+    """What engines keep besides, each image of which is done by a process beside a worker."""
+
+    def test_a_try_goes_on_from_a_checkpoint(self, large: list[Path], tmp_path: Path) -> None:
+        options = ("--checkpoint", "1", "--tile-shape", "96")
+        with self.start(tmp_path / "calm", large[:1]) as calm:
+            assert calm.finish() == 0, calm.err
+        with self.start(tmp_path / "run", large[:1], *options) as run:
+            state = run.catalogues / "n0.cat.fits.checkpoint" / "state"
+            assert run.wait_for(state.exists)
+            kill(run.one_of(lambda: self.runners(run), random.Random(6)))
+            assert run.finish() == 0, run.err
+            run.wait_until_gone()
+        assert "it is done again" in run.err
+        assert f"Resumed from the checkpoint in {state.parent}" in run.err
+        assert (run.catalogues / "n0.cat.fits").read_bytes() == (calm.catalogues / "n0.cat.fits").read_bytes()
+        assert not state.parent.exists()
+
+
 class TestLocal(EngineContract):
     engine = "local"
     options = ("--mem-limit", "300M", "--workers", "2")
@@ -41,7 +60,7 @@ class TestLocal(EngineContract):
         return {run.pid: processes(run.mark)}
 
 
-class TestParsl(EngineContract):
+class TestParsl(HostedContract):
     engine = f"parsl:{SHARE / 'parsl_local.py'}"
     # Its workers look for their interchange as often as the configuration says.
     left_s = 30.0
@@ -72,7 +91,7 @@ class TestParsl(EngineContract):
         assert "is stuck: its workers are started anew" in run.err
 
 
-class TestDask(EngineContract):
+class TestDask(HostedContract):
     engine = f"dask:{SHARE / 'dask_local.py'}"
 
     @pytest.fixture(autouse=True)
@@ -80,7 +99,7 @@ class TestDask(EngineContract):
         pytest.importorskip("distributed", reason="Dask isn't installed")
 
 
-class TestMpi(EngineContract):
+class TestMpi(HostedContract):
     engine = "mpi"
     launcher = ("mpirun", "-n", "4")
     # Open MPI's names (version 4, and 5) for what a test needs on a machine of few processors, or as root.
