@@ -83,10 +83,11 @@ class Summary(NamedTuple):
     def __str__(self) -> str:
         rss = f" (sum of Rss {self.rss_bytes / MIB:.0f} MiB)" if self.rss_bytes else ""
         beyond = f", {self.beyond} beyond FOOTPRINT_MAXPIX" if self.beyond else ""
-        held = f"{self.peak_bytes / MIB:.0f} of {self.limit_bytes / MIB:.0f} MiB in all processes{rss}"
+        held = f"{self.peak_bytes / MIB:.0f} of {self.limit_bytes / MIB:.0f} MiB"
+        where = f"all processes{rss}, {self.workers} workers" if self.workers else f"one process{rss}"
         return (
             f"{self.sources} sources ({self.detected} detected{beyond}), {self.seconds:.1f} s, "
-            f"{self.mpixel_per_s:.2f} Mpixel/s, peak {held}, {self.workers} workers"
+            f"{self.mpixel_per_s:.2f} Mpixel/s, peak {held} in {where}"
         )
 
 

@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import sys
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -137,6 +138,7 @@ class _Survey:
         self._made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings]] = {}
         self._signed: dict[str, str] = {}
         self._failures: dict[str, list[str]] = {}
+        self._done, self._sources, self._began = 0, 0, time.monotonic()
 
     # What is to be done
 
@@ -190,9 +192,10 @@ class _Survey:
             for keyword, file in outputs_of(item, self.configuration(item)):
                 other = owner.setdefault(os.path.abspath(file), item.number)
                 if other != item.number:
-                    first = next(i.image for i in self.items if i.number == other)
+                    first = shown(next(i.image for i in self.items if i.number == other))
+                    same = f"image {item.number}, which is the same" if first == shown(item.image) else shown(item.image)
                     raise ConfigError(
-                        f"{keyword} {file} would be written for {shown(first)} and for {shown(item.image)}: put {{stem}}, "
+                        f"{keyword} {file} would be written for {first} and for {same}: put {{stem}}, "
                         f"{{folder}} or {{number}} in the name, as in {{stem}}{os.path.splitext(file)[1] or '.cat'}"
                     )
 
@@ -245,7 +248,7 @@ class _Survey:
                         manifest.started(job)
                     for future in engine.wait(pending):
                         job = pending.pop(future)
-                        lost = self._done(job, future, manifest)
+                        lost = self._take(job, future, manifest)
                         again.extend([lost] if lost else [])
                         progress.advance(0 if lost else 1)
                     manifest.commit(now=False)
@@ -253,7 +256,7 @@ class _Survey:
             engine.close()
             manifest.stopped()
 
-    def _done(self, job: Job, future: Future[Outcome], manifest: Manifest) -> Job | None:
+    def _take(self, job: Job, future: Future[Outcome], manifest: Manifest) -> Job | None:
         """Record what came of a job, or have it done again."""
         lost = future.exception()
         if lost is not None and job.attempt < MOST_ATTEMPTS:
@@ -278,9 +281,15 @@ class _Survey:
             why = outcome.error.removeprefix(f"{name}: ")
             self.reporter.error(f"{name}: {why}")
             self._failures.setdefault(why, []).append(name)
+        elif outcome.summary is not None:
+            self._done += 1
+            self._sources += outcome.summary.sources
 
     def tell(self, images: int) -> int:
         """The last lines; the exit code."""
+        if self._done or self._failures:
+            seconds = time.monotonic() - self._began
+            self.reporter.info(f"Survey: {self._done} images done, {self._sources} sources, {seconds:.1f} s")
         if not self._failures:
             return 0
         failed = sum(map(len, self._failures.values()))

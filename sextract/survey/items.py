@@ -75,8 +75,10 @@ def _listed(name: str, before: int) -> list[Item]:
     try:
         with open(name, encoding="utf-8") as file:
             lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"can't read the list of images {name}: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"can't read the list of images {name}: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"the list of images {name} isn't text (UTF-8): {exc}") from exc
     items: list[Item] = []
     for number, line in enumerate(lines, 1):
         where = f"{name}, line {number}"

@@ -179,6 +179,7 @@ def test_a_reader_that_leaves_is_no_traceback():
             ["--batch", "a.fits", "b.fits", "-CATALOG_NAME", "x.cat"],
             "CATALOG_NAME x.cat would be written for a.fits and for",
         ),
+        (["--batch", "a.fits", "a.fits"], "would be written for a.fits and for image 2, which is the same"),
         (["--batch", "a.fits", "n/a.fits"], "CATALOG_NAME a.cat.fits would be written for a.fits and for n/a.fits"),
         (["a.fits", "b.fits", "c.fits", "-c", "empty.sex"], "put {stem}, {folder} or {number} in the name"),
         (["--batch"], "no image"),

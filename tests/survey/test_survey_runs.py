@@ -100,6 +100,8 @@ def test_one_bad_image_does_not_stop_the_others(batch, calm, night, tmp_path):
     assert catalogues(tmp_path / "out") == calm
     last = [line for line in done.err.splitlines() if line.startswith("> *ERROR*")][-3:]
     assert last[0] == "> *ERROR*: 2 of 10 images failed"
+    rows = sum(entry.rows or 0 for entry in manifest(tmp_path / "out").images)
+    assert re.search(rf"^Survey: 8 images done, {rows} sources, [\d.]+ s$", done.err, re.MULTILINE)
     assert any(str(bad) in line and "cut short" in line for line in last[1:])
     assert any("none.fits" in line and "No such file" in line for line in last[1:])
     entries = manifest(tmp_path / "out").images
