@@ -45,6 +45,10 @@ from sextract.report.trace import Trace, open_trace
 __all__ = ["Estimate", "ExtensionSummary", "Summary", "estimate", "run"]
 
 
+# Pixels of an image from which on it doesn't matter what a run costs before the first of them is read, bytes.
+SMALL_BYTES = 64 * MIB
+
+
 class Summary(NamedTuple):
     """What a run came to.
 
@@ -92,18 +96,20 @@ class Summary(NamedTuple):
 
 
 class Kept:
-    """What a process that takes images in turn keeps for the next one: the pages of its buffers, and its gauge.
+    """What a process that takes images in turn keeps for the next small one: the pages of its buffers, and its gauge.
 
     Parameters
     ----------
     slab_bytes : int
         For the largest image.
     scratch_dir : str
+    hosted : bool
+        See `ResourceSettings.hosted`.
     """
 
-    def __init__(self, slab_bytes: int, scratch_dir: str) -> None:
+    def __init__(self, slab_bytes: int, scratch_dir: str, hosted: bool) -> None:
         self.slab = Slab(slab_bytes, scratch_dir=scratch_dir)
-        self.gauge = Gauge(tuple, self.slab, measure=private)
+        self.gauge = Gauge(tuple, self.slab, measure=private if hosted else proportional)
 
 
 def run(image: str, settings: Settings, reporter: Reporter, kept: Kept | None = None) -> Summary:
@@ -116,7 +122,7 @@ def run(image: str, settings: Settings, reporter: Reporter, kept: Kept | None = 
     settings : Settings
     reporter : Reporter
     kept : Kept, optional
-        Of this process's earlier runs: it is used again, if it is large enough.
+        Of this process's earlier runs: it is used again if this process does all by itself and the image is small.
 
     Raises
     ------
@@ -147,10 +153,13 @@ def _run(image: str, settings: Settings, reporter: Reporter, trace: Trace, kept:
     with open_reports(settings.resources) as reports, ExitStack() as stack:
         # Without workers it would be largest; more address space than that is of no use, and may not be there.
         most = max(f.budget.slab for f in (planned, try_fit(planned.budget.limit, 0, infos, settings, plan)))
-        if kept is not None and most <= kept.slab.most:
+        small = settings.resources.workers == 0 and sum(info.data_size for info in infos) <= SMALL_BYTES
+        if kept is not None and small and most <= kept.slab.most:
             slab = kept.slab
             slab.renew()
         else:
+            if kept is not None:
+                kept.slab.empty()
             kept, slab = None, Slab(most, scratch_dir=settings.resources.scratch_dir)
             # There may be views of it in what only a collection frees.
             stack.callback(slab.empty)
@@ -186,7 +195,7 @@ def _extract(
         writer = stack.enter_context(
             open_writer(settings.output.catalog_type, settings.output.catalog_name, output_columns(settings), facts)
         )
-        if recorder.timeline is None and not settings.resources.hosted:
+        if recorder.timeline is None and known is None:
             # Nobody needs it while the files are finished.
             stack.callback(slab.close)
         checkpoint = stack.enter_context(Checkpoint(settings, images, facts, writer, checks, reporter))
@@ -210,11 +219,11 @@ def _extract(
             _extension(work, k, fitted.layouts[k])
         trace.count({"parent": os.getpid(), **backend.processes()})
         # The many short runs of a process that takes images in turn are alike.
-        gauge.sample() if settings.resources.hosted else gauge.exact()
+        gauge.exact() if known is None else gauge.sample()
         for source in images:
             source.check_unchanged()
         # Before processes end: to whoever looks meanwhile, one after the other, what they share counts more than once.
-        if not settings.resources.hosted:
+        if known is None:
             slab.shrink()
         backend.close()
         # What may fail comes first, so that there are all outputs or none.
@@ -312,7 +321,7 @@ def _start(
 ) -> tuple[Backend, Gauge, Fit]:  # fmt: skip
     """Start as many workers as planned, or fewer if they hold more than predicted."""
     workers, limit = planned.workers, planned.budget.limit
-    if not settings.resources.hosted:
+    if known is None:
         # What imports and headers left free: all processes come from this one.
         give_back()
     while True:
@@ -322,11 +331,11 @@ def _start(
         try:
             backend.ended = recorder.note
             recorder.follow(gauge, backend.processes)
-            if not settings.resources.hosted:
+            if known is None:
                 _warm(backend)
                 give_back()
             held = gauge.exact() if known is None else gauge.sample()
-            measured = Base(held - gauge.last.shared, gauge.last.rss)
+            measured = Base(held - gauge.last.shared, gauge.last.rss - (0 if known is None else gauge.mapped()))
             recorder.base = measured.pss
             fitted = try_fit(limit, workers, infos, settings, plan, measured)
             if fitted.fits:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from sextract.errors import LimitError
 from sextract.execution.host import Order
 from sextract.memory.budget import size_text
+from sextract.pipeline import Kept
 from sextract.survey.job import Job, Outcome, run_image
 
 # Without work for so long it leaves, in case nobody is left to dismiss it.
@@ -28,24 +29,31 @@ def serve(fd: int) -> None:
     # Those that a terminal or a batch system sends to all processes are for whoever drives the survey.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    used = False
+    used, kept = False, None
     with socket.socket(fileno=fd) as sock, sock.makefile("rb") as orders:
         while order := _next(sock, orders):
-            outcome = do(order)
+            job = _within(pickle.loads(order.payload), order.share_bytes)
+            # The first run has measured what this process takes; many have but one.
+            if used and kept is None:
+                kept = Kept(order.share_bytes, job.settings.resources.scratch_dir, hosted=False)
+            outcome = do(job, order, kept)
             # What it did before may have left something on its heap (astropy, say) that is in the way now.
             again = used and outcome.exit_code == LimitError.exit_code
             sock.sendall(pickle.dumps(b"" if again else pickle.dumps(outcome)))
             used = True
 
 
-def do(order: Order) -> Outcome:
-    """Do an image within its share of a worker's memory."""
-    job: Job = pickle.loads(order.payload)
-    workers = job.settings.resources.workers
+def _within(job: Job, share_bytes: int) -> Job:
+    """A job within its share of a worker's memory."""
+    resources = replace(job.settings.resources, mem_limit_bytes=share_bytes)
     if job.attempt >= APART:
-        workers = max(workers, 1)
-    resources = replace(job.settings.resources, mem_limit_bytes=order.share_bytes, workers=workers)
-    outcome = run_image(job._replace(settings=replace(job.settings, resources=resources)))
+        resources = replace(resources, workers=max(resources.workers, 1))
+    return job._replace(settings=replace(job.settings, resources=resources))
+
+
+def do(job: Job, order: Order, kept: Kept | None) -> Outcome:
+    """Do an image, and say what its share lacks if that is too small."""
+    outcome = run_image(job, kept=kept)
     if outcome.exit_code == LimitError.exit_code:
         taken = f"; the engine's own process takes {size_text(order.host_bytes)} of what --mem-limit leaves each worker"
         outcome = outcome._replace(error=outcome.error + taken)

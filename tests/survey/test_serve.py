@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,34 @@ def test_the_third_try_is_by_a_process_beside_it_with_the_same_bytes(host: Host,
     assert third.summary is not None
     assert third.summary.workers == 1
     assert third.outputs == first.outputs
+
+
+def faults(host: Host) -> int:
+    """Pages that the kernel has given the process so far, one at a time."""
+    return int(Path(f"/proc/{pid(host)}/stat").read_text().rpartition(")")[2].split()[7])
+
+
+def test_small_images_have_the_pages_of_those_before(host: Host, job: Job) -> None:
+    outcomes, given = [], [0]
+    for _ in range(5):
+        outcomes.append(done(host, job))
+        given.append(faults(host))
+    assert len({outcome.outputs for outcome in outcomes}) == 1
+    # The first run imports and keeps nothing, the second begins to keep.
+    _, fresh, *again = (after - before for before, after in pairwise(given))
+    assert max(again) < fresh / 4, given
+
+
+def test_the_share_may_change_between_images(host: Host, job: Job) -> None:
+    resources = replace(job.settings.resources, workers=2)
+    forking = job._replace(settings=replace(job.settings, resources=resources))
+    rooms = (100, 400, 90, 300, 600, 400)
+    outcomes = [done(host, forking if k == 3 else job, room << 20) for k, room in enumerate(rooms)]
+    assert len({outcome.outputs for outcome in outcomes}) == 1
+    for outcome, room in zip(outcomes, rooms, strict=True):
+        assert outcome.summary is not None
+        assert outcome.summary.peak_bytes < outcome.summary.limit_bytes < room << 20
+        assert outcome.summary.workers == (2 if room == 300 else 0)
 
 
 def test_workers_of_its_own_if_asked_for(host: Host, job: Job) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from tests.faults.harness import Started, children
+from tests.faults.harness import Started, children, kill
 from tests.scenes import field
 from tests.survey.conftest import OPTIONS, catalogues, manifest, states
 
@@ -196,7 +196,7 @@ def test_killed_processes_cost_nothing_but_their_work(night, calm, tmp_path, see
         for _ in range(5):
             assert run.wait_for(lambda: len(runners(run)) == 2) or run.ended()
             if found := runners(run):
-                os.kill(found[int(random.integers(len(found)))], signal.SIGKILL)
+                kill(found[int(random.integers(len(found)))])
         assert run.finish() == 0, run.err
     assert catalogues(run.folder / "out") == calm
     assert states(run.folder / "out") == ["done"] * 8

@@ -123,7 +123,7 @@ class LocalEngine:
 
 def _handler(resources: ResourceSettings, share_bytes: int, slot: int) -> Handler:
     """What a process does with a job."""
-    kept = Kept(share_bytes, resources.scratch_dir)
+    kept = Kept(share_bytes, resources.scratch_dir, hosted=True)
     return lambda kind, payload: pickle.dumps(run_image(pickle.loads(payload), kept=kept))
 
 
