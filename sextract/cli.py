@@ -234,7 +234,7 @@ def _batch(args: argparse.Namespace, options: Options, reporter: Reporter, words
     part, parts = args.shard
     items = shard_of(items, part, parts)
     if args.estimate:
-        return max(_estimate(item, options, reporter, args.estimate) for item in items)
+        return _estimate(items, options, args.engine.partition(":")[0], args.estimate, reporter)
     gc.enable()
     try:
         return survey.run(items, options, survey.Plan(args.manifest, args.resume, args.engine, part, parts), reporter)
@@ -260,19 +260,19 @@ def _job_script(
     return _say(job_script(args.job_script, items, options, repeated, args.tasks, reporter))
 
 
-def _estimate(item: Item, options: Options, reporter: Reporter, kind: str) -> int:
-    """Tell what an image of a batch would take; one that can't be read doesn't stop the others."""
-    from sextract.config.resolve import read_configuration
-    from sextract.survey import SOME_FAILED
+def _estimate(items: Sequence[Item], options: Options, engine: str, kind: str, reporter: Reporter) -> int:
+    """Tell what a batch would take; an image that can't be read doesn't stop the others."""
+    from sextract.survey import SOME_FAILED, estimate
 
-    config = read_configuration(item.options(options), reporter)
-    try:
-        return _one(item.image, config, reporter, kind)
-    except ConfigError:
-        raise
-    except SextractError as exc:
-        reporter.error(str(exc))
-        return SOME_FAILED
+    code = 0
+    told = estimate.as_json(items, options, reporter) if kind == "json" else estimate.as_text(items, options, engine, reporter)
+    for line in told:
+        if isinstance(line, str):
+            _say(f"{line}\n")
+        else:
+            reporter.error(str(line))
+            code = SOME_FAILED
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

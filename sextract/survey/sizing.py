@@ -6,7 +6,6 @@ Sizes come from headers, as ``--estimate``'s do.  What a script says in the lang
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import shlex
@@ -17,14 +16,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sextract import pipeline
-from sextract.config.resolve import Configuration, Options, for_image, general_settings, read_configuration
+from sextract.config.resolve import Configuration, Options, general_settings, read_configuration
 from sextract.config.settings import Settings
 from sextract.errors import ConfigError, InputError, OutputError
 from sextract.log import Reporter
 from sextract.memory.budget import MIB
-from sextract.pipeline.plan import families
-from sextract.pipeline.stages import Plan, imports_astropy
-from sextract.reading.source import open_images
+from sextract.survey.estimate import silent, sized
 from sextract.survey.items import Item, shard_of
 from sextract.survey.jobscripts.script import JOB_SCRIPTS, LEAD_SECONDS, SAFETY, Script
 
@@ -86,7 +83,7 @@ def job_script(
     if system not in JOB_SCRIPTS:
         raise ConfigError(f"--job-script {system} is not known; choose one of {', '.join(JOB_SCRIPTS)}")
     first = read_configuration(items[0].options(options), reporter)
-    limit = general_settings(first, _silent()).resources.mem_limit_bytes if _limit_given(first) else 0
+    limit = general_settings(first, silent()).resources.mem_limit_bytes if _limit_given(first) else 0
     cpus = options.workers if options.workers is not None else first.values["WORKERS"] if first.texts["WORKERS"] else CPUS
     cpus = max(cpus, 1)
     needs = [*_needs(items, options, cpus, limit, reporter)]
@@ -110,38 +107,21 @@ def job_script(
 
 def _needs(items: Sequence[Item], options: Options, cpus: int, limit: int, reporter: Reporter) -> Iterator[Need]:
     """What each image takes; those that can't be read, which the survey will name, as much as the one before."""
-    made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings, Plan]] = {}
     known: dict[object, Need] = {}
     need = Need(0, 0.0)
     unread = 0
-    quiet = _silent()
-    for item in items:
-        key = item.config, item.keywords
-        if key not in made:
-            configuration = read_configuration(item.options(options), quiet)
-            general = _with(general_settings(configuration, quiet), limit or MOST_BYTES, 0)
-            made[key] = configuration, general, families(general)
-        configuration, general, plan = made[key]
-        settings = for_image(item.image, general, configuration, quiet, number=item.number)
-        try:
-            # Most images of a survey are of one kind.
-            kind = key, _kind(item.image, settings, plan)
-            if kind not in known:
-                known[kind] = _need(item.image, settings, cpus)
-            need = known[kind]
-        except InputError as exc:
+    for image in sized(items, options, lambda c, r: _with(general_settings(c, r), limit or MOST_BYTES, 0), silent()):
+        if image.error is not None:
             unread += 1
-            reporter.warning(str(exc))
+            reporter.warning(str(image.error))
+        elif image.kind in known:
+            need = known[image.kind]
+        else:
+            # Most images of a survey are of one kind.
+            need = known[image.kind] = _need(image.item.image, image.settings, cpus)
         yield need
     if unread == len(items):
         raise InputError("no image of the list can be read: nothing tells what the tasks need")
-
-
-def _kind(image: str, settings: Settings, plan: Plan) -> object:
-    """What a plan depends on: sizes, how the image is stored, and whether its sky positions take astropy."""
-    infos = [source.info for source in open_images(image, scratch_dir=settings.resources.scratch_dir)]
-    sizes = tuple((info.width, info.height, info.bitpix, info.tile_rows, info.library_bytes) for info in infos)
-    return sizes, imports_astropy(plan, infos)
 
 
 def _need(image: str, settings: Settings, cpus: int) -> Need:
@@ -152,11 +132,6 @@ def _need(image: str, settings: Settings, cpus: int) -> Need:
     together = pipeline.estimate(image, _with(settings, limit, cpus))
     nbytes = -(-(max(together.peak_bytes, several) + dict(together.parts)["kernel"]) // MIB) * MIB
     return Need(min(nbytes, limit), alone.seconds)
-
-
-def _silent() -> Reporter:
-    """What this machine would do, and every further configuration, is nobody's concern; VERBOSE_TYPE may say anything."""
-    return Reporter("QUIET", io.StringIO())
 
 
 def _with(settings: Settings, limit: int, workers: int) -> Settings:

@@ -132,6 +132,31 @@ def test_json_is_a_line_an_image(tmp_path: Path, cli: CommandLine) -> None:
     assert [json.loads(line)["extensions"][0]["width"] for line in done.out.splitlines()] == [100, 200]
 
 
+def test_a_batch_is_a_row_for_each_kind_of_image(tmp_path: Path, cli: CommandLine) -> None:
+    for k in range(5):
+        fits.writeto(tmp_path / f"a{k}.fits", np.zeros((300, 200), np.float32))
+    fits.writeto(tmp_path / "b.fits", np.zeros((4200, 4200), np.float32))
+    names = [tmp_path / f"a{k}.fits" for k in range(5)]
+    done = cli(*names, tmp_path / "missing.fits", tmp_path / "b.fits", "--estimate", "--mem-limit", "512M", "--workers", "2")
+    assert done.code == 10
+    # What all images have in common is said once.
+    assert done.err.count("Memory limit") == 1
+    assert done.err.count("ERROR") == 1
+    told = dict(line.split(":", 1) for line in done.out.splitlines() if ":" in line)
+    assert told["images"].split() == ["6"]
+    assert "2 of up to 64M" in told["at a time"]
+    head, small, large = (line.split() for line in done.out.splitlines()[-3:])
+    assert head[:3] == ["images", "peak", "smallest"]
+    assert (small[0], small[5:8], small[-1]) == ("5", ["200", "×", "300"], str(names[0]))
+    assert (large[0], large[5:8], large[-1]) == ("1", ["4200", "×", "4200"], str(tmp_path / "b.fits"))
+    # Through another engine each is done by one process.
+    other = cli(*names, "--estimate", "--mem-limit", "512M", "--engine", "mpi").out
+    assert "512M for each worker of mpi" in other
+    refused = cli(*names, "--estimate", "--mem-limit", "20M")
+    assert (refused.code, refused.out) == (10, "")
+    assert "5 images: --mem-limit 20M is too small" in refused.err
+
+
 @pytest.mark.parametrize(("kind", "whole"), [("", False), ("RA---TAN", False), ("RA---TAB", True)])
 def test_astropy_is_counted_where_a_header_needs_it(tmp_path: Path, kind: str, whole: bool) -> None:
     header = fits.Header({"CTYPE1": kind, "CTYPE2": kind.replace("RA--", "DEC-")} if kind else {})

@@ -57,14 +57,7 @@ class LocalEngine:
 
     def later(self, image: str) -> bool:
         """See `Engine`: an image that all processes do together."""
-        if not self.runners:
-            return False
-        path = parse_spec(image).path
-        try:
-            nbytes = os.stat(path).st_size
-        except (OSError, ValueError):
-            return False
-        return nbytes * (PACKED if path.endswith((".gz", ".fz")) else 1) > LARGE_BYTES
+        return bool(self.runners) and is_large(image)
 
     def submit(self, job: Job) -> Future[Outcome]:
         """See `Engine`."""
@@ -125,6 +118,16 @@ def _handler(resources: ResourceSettings, share_bytes: int, slot: int) -> Handle
     """What a process does with a job."""
     kept = Kept(share_bytes, resources.scratch_dir, hosted=True)
     return lambda kind, payload: pickle.dumps(run_image(pickle.loads(payload), kept=kept))
+
+
+def is_large(image: str) -> bool:
+    """Whether all processes do it together, by the size of its file."""
+    path = parse_spec(image).path
+    try:
+        nbytes = os.stat(path).st_size
+    except (OSError, ValueError):
+        return False
+    return nbytes * (PACKED if path.endswith((".gz", ".fz")) else 1) > LARGE_BYTES
 
 
 def shares(setting: Setting) -> tuple[int, int]:
