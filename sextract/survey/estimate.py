@@ -6,6 +6,7 @@ Images are of one kind if they are planned the same: same sizes, stored the same
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from sextract.pipeline.estimate import START_SECONDS, Estimate
 from sextract.pipeline.plan import families
 from sextract.pipeline.stages import Plan, imports_astropy
 from sextract.reading.source import open_images
-from sextract.survey.engines.engine import Setting
+from sextract.survey.engines.engine import Setting, workers_beside
 from sextract.survey.engines.local import LARGE_BYTES, is_large, shares
 from sextract.survey.items import Item
 
@@ -68,6 +69,27 @@ class Row(NamedTuple):
     small: bool
     each: Estimate
     seconds: float
+
+
+class Way(NamedTuple):
+    """How a survey is done.
+
+    Attributes
+    ----------
+    engine : str
+    limit_bytes : int
+        Of this machine, or of each worker of another engine.
+    workers : int
+        For an image that is done alone.
+    runners, share_bytes : int
+        How many small ones at a time, and what each may hold; 0: none.
+    """
+
+    engine: str
+    limit_bytes: int
+    workers: int
+    runners: int
+    share_bytes: int
 
 
 def silent() -> Reporter:
@@ -120,85 +142,81 @@ def as_json(items: Sequence[Item], options: Options, reporter: Reporter) -> Iter
     """A line of JSON for each image, as if it were done alone; why there is none."""
     known: dict[object, Estimate] = {}
     for image in sized(items, options, general_settings, reporter):
-        if image.error is not None:
-            yield image.error
-            continue
-        found = known.get(image.kind) or _estimate(image.item.image, image.settings)
-        if isinstance(found, Estimate):
+        resources = image.settings.resources
+        if image.error is None and image.kind not in known:
+            found = _estimate(image.item.image, image.settings, resources.workers, resources.mem_limit_bytes)
+            if isinstance(found, LimitError):
+                yield found
+                continue
             known[image.kind] = found
-            yield replace(found, image=shown(image.item.image)).as_json()
-        else:
-            yield found
+        yield image.error or replace(known[image.kind], image=shown(image.item.image)).as_json()
 
 
 def as_text(items: Sequence[Item], options: Options, engine: str, reporter: Reporter) -> Iterator[str | SextractError]:
     """What a survey would take, at last; before it, why there is nothing to be said of an image."""
-    rows: dict[object, Row] = {}
-    refused: dict[object, tuple[int, LimitError]] = {}
-    runners, share = 0, 0
-    settings: Settings | None = None
+    found: dict[object, Row | LimitError] = {}
+    images: Counter[object] = Counter()
+    way: Way | None = None
     for image in sized(items, options, general_settings, reporter):
-        if settings is None:
-            settings = image.settings
-            setting = Setting(settings.resources, len(items), reporter)
-            # Each worker of another engine has the limit for itself.
-            runners, share = shares(setting) if engine == "local" else (1, settings.resources.mem_limit_bytes)
+        way = way or _way(engine, Setting(image.settings.resources, len(items), reporter))
         if image.error is not None:
             yield image.error
-        elif image.kind in rows:
-            rows[image.kind] = rows[image.kind]._replace(images=rows[image.kind].images + 1)
-        elif image.kind in refused:
-            refused[image.kind] = refused[image.kind][0] + 1, refused[image.kind][1]
-        elif isinstance(found := _row(image, runners, share), Row):
-            rows[image.kind] = found
-        else:
-            refused[image.kind] = 1, found
-    for images, error in refused.values():
-        yield LimitError(f"{images} images: {error}")
-    if settings is not None and rows:
-        yield _text(list(rows.values()), settings, engine, runners, share)
+            continue
+        images[image.kind] += 1
+        if image.kind not in found:
+            found[image.kind] = _row(image, way)
+    for kind, what in found.items():
+        if isinstance(what, LimitError):
+            yield LimitError(f"{images[kind]} images: {what}")
+    rows = [what._replace(images=images[kind]) for kind, what in found.items() if isinstance(what, Row)]
+    if way is not None and rows:
+        yield _text(sorted(rows, key=lambda row: row.images, reverse=True), way)
 
 
-def _row(image: Sized, runners: int, share: int) -> Row | LimitError:
+def _way(engine: str, setting: Setting) -> Way:
+    limit = setting.resources.mem_limit_bytes
+    if engine != "local":
+        return Way(engine, limit, workers_beside(setting.resources), 0, 0)
+    return Way(engine, limit, setting.resources.workers, *shares(setting))
+
+
+def _row(image: Sized, way: Way) -> Row | LimitError:
     """What one of a kind takes, where it is done."""
-    small = runners > 0 and not is_large(image.item.image)
-    if small:
-        resources = replace(image.settings.resources, workers=0, mem_limit_bytes=share)
-        found = _estimate(image.item.image, replace(image.settings, resources=resources))
+    name, settings = image.item.image, image.settings
+    if way.runners and not is_large(name):
+        found = _estimate(name, settings, 0, way.share_bytes)
         if isinstance(found, Estimate):
             return Row(1, True, found, max(found.seconds - START_SECONDS, 0.0))
         # It is done with all memory, as large ones are.
-    found = _estimate(image.item.image, image.settings)
-    return found if isinstance(found, LimitError) else Row(1, False, found, found.seconds)
+    found = _estimate(name, settings, way.workers, way.limit_bytes)
+    start = START_SECONDS if way.engine != "local" and not way.workers else 0.0
+    return found if isinstance(found, LimitError) else Row(1, False, found, max(found.seconds - start, 0.0))
 
 
-def _estimate(image: str, settings: Settings) -> Estimate | LimitError:
+def _estimate(image: str, settings: Settings, workers: int, limit_bytes: int) -> Estimate | LimitError:
+    resources = replace(settings.resources, workers=workers, mem_limit_bytes=limit_bytes)
     try:
-        return pipeline.estimate(image, settings)
+        return pipeline.estimate(image, replace(settings, resources=resources))
     except LimitError as exc:
         return exc
 
 
-def _text(rows: list[Row], settings: Settings, engine: str, runners: int, share: int) -> str:
-    """The survey as a whole, then a table of the kinds, the most frequent first."""
-    rows.sort(key=lambda row: row.images, reverse=True)
-    limit, workers = settings.resources.mem_limit_bytes, settings.resources.workers
-    large, small = (max((r.each.peak_bytes for r in rows if r.small == which), default=0) for which in (False, True))
-    seconds = sum(row.images * row.seconds / (runners if row.small else 1) for row in rows)
-    if engine == "local":
-        several = f"{runners} of up to {size_text(LARGE_BYTES)} with {size_text(share)} each" if small else ""
-        alone = f"{'larger ones' if several else 'each'} alone with {workers} workers" if large else ""
+def _text(rows: Sequence[Row], way: Way) -> str:
+    """The survey as a whole, then a table of the kinds."""
+    limit = size_text(way.limit_bytes)
+    seconds = sum(row.images * row.seconds / (way.runners if row.small else 1) for row in rows)
+    if way.engine == "local":
+        large, small = (max((r.each.peak_bytes for r in rows if r.small == which), default=0) for which in (False, True))
+        several = f"{way.runners} of up to {size_text(LARGE_BYTES)} with {size_text(way.share_bytes)} each" if small else ""
+        alone = f"{'larger ones' if several else 'each'} alone with {way.workers} workers" if large else ""
         lines = [
-            ("memory limit", size_text(limit)),
+            ("memory limit", limit),
             ("at a time", "; ".join(filter(None, (several, alone)))),
-            ("predicted peak", size_text(min(max(large, runners * small), limit))),
+            ("predicted peak", size_text(min(max(large, way.runners * small), way.limit_bytes))),
             ("time", f"about {seconds:.0f} s"),
         ]
     else:
-        lines = [
-            ("memory limit", f"{size_text(limit)} for each worker of {engine}"),
-            ("time", f"about {seconds:.0f} s of one worker"),
-        ]
+        lines = [("memory limit", f"{limit} for each worker of {way.engine}"), ("time", f"about {seconds:.0f} s of one worker")]
     told = [("images", str(sum(row.images for row in rows))), *lines]
     more = [f"and {len(rows) - MOST_ROWS} more kinds"] if len(rows) > MOST_ROWS else []
     return "\n".join([*(f"{name + ':':<19}{text}" for name, text in told), "", *_table(rows[:MOST_ROWS]), *more])

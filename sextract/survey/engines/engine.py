@@ -143,7 +143,7 @@ class HostedEngine(_Executing):
         self._limit_bytes = setting.resources.mem_limit_bytes
         # See `Work.pulse`.
         self.pulse = ""
-        self._workers = setting.resources.workers if setting.resources.given & {"--workers", "WORKERS"} else 0
+        self._workers = workers_beside(setting.resources)
         each = f"{slots} images at a time each, " if slots > 1 else ""
         setting.reporter.info(
             f"Engine {name}: {workers} workers, {each}{size_text(self._limit_bytes)} for each with the processes it starts"
@@ -167,6 +167,11 @@ class HostedEngine(_Executing):
         sent = self._executor.submit(do, work)
         sent.add_done_callback(lambda answer: _hand_on(answer, future))
         return future
+
+
+def workers_beside(resources: ResourceSettings) -> int:
+    """How many processes do an image of an engine's worker, beside the one that leads: none unless they are asked for."""
+    return resources.workers if resources.given & {"--workers", "WORKERS"} else 0
 
 
 def defined_in(engine: str, path: str, name: str, kind: type[T]) -> T:
