@@ -1,8 +1,8 @@
 """From all places where a setting may stand to one `Settings`.
 
 The order: the built-in default, the configuration file, the command line.  It finds and reads the files that a
-configuration names (columns, kernel), checks what is asked against what is built, and decides where output goes.
-Syntax is in ``sexfile.py``, the keywords in ``keywords.py``, the machine's limits in ``machine.py``.
+configuration names (columns, kernel), and checks what is asked against what is built.  Where output goes is in
+``outputs.py``, syntax in ``sexfile.py``, the keywords in ``keywords.py``, the machine's limits in ``machine.py``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sextract.config.doors import built_columns, report_suffixes
+from sextract.config.doors import built_columns
 from sextract.config.keywords import KEYWORDS, Keyword, Value, nearest, parse_size, parse_value
-from sextract.config.locations import file_name, is_url, local_name
+from sextract.config.locations import is_url
 from sextract.config.machine import (
     Default,
     allowed_memory,
@@ -25,6 +25,7 @@ from sextract.config.machine import (
     require_data_segment,
     within_address_space,
 )
+from sextract.config.outputs import check_outputs, outputs_of
 from sextract.config.parameters import PARAMETERS
 from sextract.config.settings import (
     BackgroundSettings,
@@ -45,8 +46,6 @@ SHARE = Path(__file__).resolve().parent.parent / "share"
 
 # What the package's default.param asks of FLUX_APER(3); used where neither columns nor apertures are chosen.
 SHARE_APERTURES = "5,10,20"
-
-FITS_SUFFIX = re.compile(r"\.(fits|fit|fts|cat\.fits)$", re.IGNORECASE)
 
 # Columns whose length is a list's, and that list.
 LISTS = {
@@ -271,96 +270,19 @@ def for_image(
     image: str, general: Settings, config: Configuration, reporter: Reporter, folder: Path = Path(), number: int = 1
 ) -> Settings:
     """General settings with the outputs of one image; `number` is its place in a batch."""
-    name, kind = catalogue_of(image, config, number)
-    checks = checkimages_of(image, config, number)
-    reports, profile = reports_of(image, config, number), profile_of(image, config, number)
-    _check_outputs(image, name, kind, checks, reports, profile, reporter, folder)
+    outputs = outputs_of(image, config, number)
+    check_outputs(outputs, image, reporter, folder)
     header = folder / (re.sub(r"\.(fits?|fts)(\.gz|\.fz)?(\[[^\]]*\])?$", "", image) + config.texts["HEADER_SUFFIX"])
     if not is_url(image) and header.is_file():
         reporter.warning(f"the external header {header} is not read: HEADER_SUFFIX is not built yet")
+    name, kind = outputs.catalogue, outputs.catalogue_type
     names = {"CATALOG_NAME": name, "CATALOG_TYPE": kind}
     return replace(
         general,
-        output=replace(general.output, catalog_name=name, catalog_type=kind, checkimages=tuple(checks)),
-        resources=replace(general.resources, mem_report=tuple(reports), profile=profile),
+        output=replace(general.output, catalog_name=name, catalog_type=kind, checkimages=outputs.checkimages),
+        resources=replace(general.resources, mem_report=outputs.reports, profile=outputs.profile),
         keywords=tuple((pair[0], names[pair[0]]) if pair[0] in names else pair for pair in general.keywords),
     )
-
-
-def stem_of(image: str) -> str:
-    """Name of an image without folder, extension in brackets and suffixes: ``a/b.fits.fz[1]`` → ``b``."""
-    name = file_name(re.sub(r"\[[^\]]*\]$", "", image))
-    name = re.sub(r"\.(gz|fz|bz2|Z)$", "", name)
-    return re.sub(r"\.(fits?|fts)$", "", name, flags=re.IGNORECASE) or "image"
-
-
-def filled(template: str, image: str, number: int = 1) -> str:
-    """A name with {stem}, {folder} (the name of its folder) and {number} (its place in a batch) filled in."""
-    if "{" not in template:
-        return template
-    whole = image if is_url(image) else os.path.abspath(local_name(image))
-    folder = file_name(whole.rpartition("/")[0]) if "{folder}" in template else ""
-    return template.replace("{stem}", stem_of(image)).replace("{folder}", folder).replace("{number}", str(number))
-
-
-def catalogue_of(image: str, config: Configuration, number: int = 1) -> tuple[str, str]:
-    """Name and type of an image's catalogue.
-
-    -o comes before CATALOG_NAME; a folder there gets ``<stem>.cat.fits``, or ``<stem>.cat`` for a form of ASCII.  With neither,
-    and no configuration file, it is ``<stem>.cat.fits``.  Without a configuration file the type follows the name: FITS_1.0
-    for .fits, else ASCII_HEAD.
-    """
-    name = config.options.output or (config.texts["CATALOG_NAME"] if "CATALOG_NAME" in config.given else "")
-    kind = str(config.values["CATALOG_TYPE"])
-    chosen = "CATALOG_TYPE" in config.given or bool(config.file)
-    if not name:
-        name = config.texts["CATALOG_NAME"] if config.file else "{stem}.cat.fits"
-    elif name.endswith("/") or os.path.isdir(name):
-        name = os.path.join(name, "{stem}.cat" if chosen and kind.startswith("ASCII") else "{stem}.cat.fits")
-    name = filled(name, image, number)
-    if not chosen and FITS_SUFFIX.search(name):
-        kind = "FITS_1.0"
-    return name, kind
-
-
-def checkimages_of(image: str, config: Configuration, number: int = 1) -> list[tuple[str, str]]:
-    """Type and name of each check-image.
-
-    Raises
-    ------
-    ConfigError
-        Types and names differ in number.
-    """
-    types, names = config.values["CHECKIMAGE_TYPE"], config.values["CHECKIMAGE_NAME"]
-    if all(kind == "NONE" for kind in types):
-        return []
-    if len(types) != len(names):
-        raise ConfigError(
-            f"CHECKIMAGE_TYPE has {len(types)} members and CHECKIMAGE_NAME {len(names)}: they must be as many"
-        )
-    pairs = zip(types, names, strict=True)
-    return [(kind, filled(name, image, number)) for kind, name in pairs if kind != "NONE"]
-
-
-def reports_of(image: str, config: Configuration, number: int = 1) -> list[str]:
-    """Names of the memory reports.
-
-    Raises
-    ------
-    ConfigError
-        A suffix that no report has.
-    """
-    names = config.options.mem_report or config.values["MEM_REPORT"]
-    for name in names:
-        if Path(name).suffix.lower() not in report_suffixes():
-            raise ConfigError(f"--mem-report {name}: the name must end in {', '.join(report_suffixes())}")
-    return [filled(name, image, number) for name in names]
-
-
-def profile_of(image: str, config: Configuration, number: int = 1) -> str:
-    """Name of the trace, or nothing."""
-    name = config.options.profile if config.options.profile is not None else config.values["PROFILE"]
-    return filled(str(name), image, number)
 
 
 def check_columns(
@@ -438,36 +360,6 @@ def _check_lengths(columns: Sequence[Requested], values: Mapping[str, Any], repo
         long = [c.name for c in columns if LISTS.get(c.name) == keyword and c.dims and c.dims[0] > have]
         if long:
             reporter.warning(f"{keyword} has {have} values, too few for {', '.join(long)}: the rest stays empty")
-
-
-def _check_outputs(
-    image: str,
-    name: str,
-    kind: str,
-    checks: Sequence[tuple[str, str]],
-    reports: Sequence[str],
-    profile: str,
-    reporter: Reporter,
-    folder: Path,
-) -> None:
-    """Refuse outputs that overwrite each other or the image, and FITS on stdout."""
-    if name == "STDOUT" and kind.startswith("FITS"):
-        raise ConfigError(f"CATALOG_NAME STDOUT takes CATALOG_TYPE ASCII or ASCII_HEAD, not {kind}")
-    if kind == "NONE" and not checks:
-        reporter.warning("CATALOG_TYPE is NONE and there is no check-image: nothing will be written")
-    files = [("CATALOG_NAME", name)] if kind != "NONE" and name != "STDOUT" else []
-    files += [("CHECKIMAGE_NAME", check) for _, check in checks]
-    files += [("--mem-report", report) for report in reports]
-    files += [("--profile", profile)] if profile else []
-    source = folder / re.sub(r"\[[^\]]*\]$", "", local_name(image))
-    seen: set[str] = set()
-    for keyword, file in files:
-        path = folder / file
-        if not is_url(image) and path.exists() and source.exists() and path.samefile(source):
-            raise ConfigError(f"{keyword} {file} is the image itself")
-        if os.path.abspath(path) in seen:
-            raise ConfigError(f"{keyword} {file} would be written twice")
-        seen.add(os.path.abspath(path))
 
 
 def _detection(config: Configuration, reporter: Reporter, folder: Path) -> DetectionSettings:

@@ -22,17 +22,8 @@ from typing import NamedTuple
 
 from sextract._version import __version__
 from sextract.config.locations import WEB, is_url, scheme_of, shown
-from sextract.config.resolve import (
-    Configuration,
-    Options,
-    catalogue_of,
-    checkimages_of,
-    for_image,
-    general_settings,
-    profile_of,
-    read_configuration,
-    reports_of,
-)
+from sextract.config.outputs import Outputs, outputs_of
+from sextract.config.resolve import Configuration, Options, for_image, general_settings, read_configuration
 from sextract.config.settings import Settings
 from sextract.errors import ConfigError, InputError, OutputError, WorkerError
 from sextract.log import Reporter
@@ -157,6 +148,9 @@ class _Survey:
         """The configuration of an image."""
         return self._of(item)[0]
 
+    def _outputs(self, item: Item) -> Outputs:
+        return outputs_of(item.image, self.configuration(item), item.number)
+
     def job(self, item: Item, reporter: Reporter | None = None) -> Job:
         """What an engine gets; a reporter hears what is to be said of its outputs."""
         configuration, general = self._of(item)
@@ -168,7 +162,8 @@ class _Survey:
     def entries(self) -> Iterator[Entry]:
         """A row of the manifest for each."""
         for item in self.items:
-            yield Entry(item.number, shown(item.image), *catalogue_of(item.image, self.configuration(item), item.number))
+            outputs = self._outputs(item)
+            yield Entry(item.number, shown(item.image), outputs.catalogue, outputs.catalogue_type)
 
     def sign(self) -> None:
         """Have addresses of object stores signed, all at once: a second each, if one by one."""
@@ -189,7 +184,7 @@ class _Survey:
         """Refuse a survey in which two images write to one file."""
         owner: dict[str, int] = {}
         for item in self.items:
-            for keyword, file in outputs_of(item, self.configuration(item)):
+            for keyword, file in self._outputs(item).files():
                 other = owner.setdefault(os.path.abspath(file), item.number)
                 if other != item.number:
                     first = shown(next(i.image for i in self.items if i.number == other))
@@ -203,7 +198,7 @@ class _Survey:
         """Make the folders of outputs that aren't there."""
         files = [("--manifest", manifest)]
         made: set[str] = set()
-        for keyword, file in itertools.chain(files, *(outputs_of(i, self.configuration(i)) for i in self.items)):
+        for keyword, file in itertools.chain(files, *(self._outputs(item).files() for item in self.items)):
             folder = os.path.dirname(os.path.abspath(file))
             if folder not in made:
                 made.add(folder)
@@ -298,19 +293,6 @@ class _Survey:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             self.reporter.error(f"{', '.join(names[:_NAMED])}{more}: {why}")
         return SOME_FAILED
-
-
-def outputs_of(item: Item, configuration: Configuration) -> Iterator[tuple[str, str]]:
-    """Option and name of every file that an image writes."""
-    name, kind = catalogue_of(item.image, configuration, item.number)
-    if kind != "NONE":
-        yield "CATALOG_NAME", name
-    for _, file in checkimages_of(item.image, configuration, item.number):
-        yield "CHECKIMAGE_NAME", file
-    for file in reports_of(item.image, configuration, item.number):
-        yield "--mem-report", file
-    if profile := profile_of(item.image, configuration, item.number):
-        yield "--profile", profile
 
 
 def _going_on(settings: Settings, wanted: bool) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sextract.config.locations import file_name, is_pair, is_url, shown
-from sextract.config.resolve import stem_of
+from sextract.config.outputs import stem_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sextract.config.keywords import KEYWORDS
-from sextract.config.resolve import SHARE, Options, check_columns, settings_from, stem_of
+from sextract.config.outputs import stem_of
+from sextract.config.resolve import SHARE, Options, check_columns, settings_from
 from sextract.config.settings import Requested
 from sextract.errors import ConfigError
 from sextract.log import Reporter
