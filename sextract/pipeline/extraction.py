@@ -24,7 +24,7 @@ from sextract.errors import InputError, LimitError
 from sextract.memory.slab import SlabFull
 from sextract.memory.tiles import Lease, TileKey
 from sextract.pipeline.layout import SCRATCH_TARGET, Layout, first_runs
-from sextract.pipeline.measuring import Measuring
+from sextract.pipeline.measuring import LAST_SHARES, Measuring
 from sextract.pipeline.plan import Run
 from sextract.pipeline.sources import SourceTable
 from sextract.pipeline.stages import Kind, Setup, pack, runs_block_bytes, runs_views
@@ -35,9 +35,6 @@ from sextract.records import FOOTPRINT, FRAGMENT, RUN, SOURCE, BlockRef, Frame
 # A task of some ten milliseconds, where scratch has its usual size, and the least where it is smaller.
 FOOTPRINTS_PER_TASK, FEWEST_FOOTPRINTS = 1024, 192
 PIXELS_PER_TASK, FEWEST_PIXELS = 320_000, 60_000
-
-# How many tasks each worker gets of the footprints that are left when the scan has ended.
-LAST_SHARES = 3
 
 # Of a giant that lies on disk.
 FRAGMENTS_AT_ONCE = 65536

@@ -31,7 +31,7 @@ FAR_ROWS, NEAR_ROWS, FAR_PART = 256, 24, 10
 # Pixels of the windows of sources that waited and are measured together, unless one has more.
 ASIDE_PIXELS = 4_000_000
 
-# How many batches each worker gets of the sources that are left when no more will come, and the fewest sources of one.
+# How many tasks each worker gets of sources, or footprints, that are left when no more will come; the fewest sources of one.
 LAST_SHARES, FEWEST = 3, 96
 
 # Batches that may wait in the slab for the rows before theirs.
