@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 import sys
 import time
 from bisect import bisect_left
@@ -40,8 +41,8 @@ SOME_FAILED = 10
 # How often an image is begun whose worker is lost each time.
 MOST_ATTEMPTS = 5
 
-# Images that are named in the last line for each reason why some failed.
-_NAMED = 5
+# Reasons why images failed that are told in the end, and images named for each.
+_REASONS, _NAMED = 20, 5
 
 
 class Plan(NamedTuple):
@@ -128,7 +129,8 @@ class _Survey:
         self.folder = os.getcwd()
         self._made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings]] = {}
         self._signed: dict[str, str] = {}
-        self._failures: dict[str, list[str]] = {}
+        # What went wrong, less what is the image's own: why the first one failed, and all their names.
+        self._failures: dict[str, tuple[str, list[str]]] = {}
         self._done, self._sources, self._began = 0, 0, time.monotonic()
 
     # What is to be done
@@ -275,7 +277,7 @@ class _Survey:
         if outcome.exit_code:
             why = outcome.error.removeprefix(f"{name}: ")
             self.reporter.error(f"{name}: {why}")
-            self._failures.setdefault(why, []).append(name)
+            self._failures.setdefault(_sort_of(why, job), (why, []))[1].append(name)
         elif outcome.summary is not None:
             self._done += 1
             self._sources += outcome.summary.sources
@@ -287,12 +289,22 @@ class _Survey:
             self.reporter.info(f"Survey: {self._done} images done, {self._sources} sources, {seconds:.1f} s")
         if not self._failures:
             return 0
-        failed = sum(map(len, self._failures.values()))
+        failed = sum(len(names) for _, names in self._failures.values())
         self.reporter.error(f"{failed} of {images} images failed")
-        for why, names in self._failures.items():
+        for why, names in itertools.islice(self._failures.values(), _REASONS):
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             self.reporter.error(f"{', '.join(names[:_NAMED])}{more}: {why}")
+        if len(self._failures) > _REASONS:
+            self.reporter.error(f"and {len(self._failures) - _REASONS} more reasons: the manifest has one for each image")
         return SOME_FAILED
+
+
+def _sort_of(why: str, job: Job) -> str:
+    """What went wrong, without the names and numbers of the image that it went wrong with."""
+    output = job.settings.output
+    for name in (shown(job.image), output.catalog_name, *(file for _, file in output.checkimages)):
+        why = why.replace(name, "")
+    return re.sub(r"\d+", "", why)
 
 
 def _going_on(settings: Settings, wanted: bool) -> Settings:

@@ -133,6 +133,7 @@ class Manifest:
     def __init__(self, path: str) -> None:
         self.path = path
         self._dirty = False
+        self._broken: OutputError | None = None
         self._due = 0.0
         self._folders: set[str] = set()
         with self._translated():
@@ -260,20 +261,24 @@ class Manifest:
 
     def close(self) -> None:
         """Write everything and let go of the file."""
-        self.commit()
-        with self._translated():
+        try:
+            self.commit()
+        finally:
             self._db.close()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turns SQLite's errors into an OutputError that names the file."""
+        """Turns SQLite's errors into an OutputError that names the file; after the first it stays with that."""
         import sqlite3
 
+        if self._broken is not None:
+            raise self._broken
         try:
             yield
         except sqlite3.Error as exc:
             why = "another survey is writing to it" if "locked" in str(exc) else str(exc)
-            raise OutputError(f"can't write the manifest {self.path}: {why}; choose another place with --manifest") from exc
+            self._broken = OutputError(f"can't write the manifest {self.path}: {why}; choose another place with --manifest")
+            raise self._broken from exc
 
     def __enter__(self) -> Manifest:
         return self

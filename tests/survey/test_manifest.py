@@ -111,6 +111,23 @@ def test_one_survey_writes_at_a_time(tmp_path):
         Manifest(path)
 
 
+def test_a_full_disk_is_told_as_such_whatever_comes_after(tmp_path):
+    path = str(tmp_path / "m")
+    manifest = Manifest(path)
+    manifest.begin({}, ENTRIES, valid)
+    (pages,) = manifest._db.execute("PRAGMA page_count").fetchone()
+    manifest._db.execute(f"PRAGMA max_page_count = {pages}")
+    manifest.finished(outcome(1), 0.0)
+    with pytest.raises(OutputError, match="full") as first:
+        manifest.finished(outcome(2)._replace(error="x" * 100_000), 0.0)
+    for attempt in (manifest.stopped, manifest.commit, manifest.close):
+        with pytest.raises(OutputError) as again:
+            attempt()
+        assert again.value is first.value
+    # What was committed before holds.
+    assert [entry.state for entry in read_manifest(path).images] == ["waiting"] * len(ENTRIES)
+
+
 def test_other_files_are_left_alone(tmp_path):
     path = tmp_path / "text"
     path.write_text("not a database, but long enough to be taken for one" * 50)

@@ -116,6 +116,17 @@ def test_one_bad_image_does_not_stop_the_others(batch, calm, night, tmp_path):
     assert states(tmp_path / "out") == ["done"] * 4 + ["failed"] + ["done"] * 5
 
 
+def test_what_went_wrong_is_told_once_for_all_it_went_wrong_with(batch, night, tmp_path):
+    (tmp_path / "out").mkdir()
+    for k in range(7):
+        (tmp_path / "out" / f"{night[k].stem}.cat.fits").mkdir()
+    done = batch("-o", "out/", cwd=tmp_path)
+    assert done.code == 10
+    first, second = [line for line in done.err.splitlines() if line.startswith("> *ERROR*")][-2:]
+    assert first == "> *ERROR*: 7 of 8 images failed"
+    assert re.fullmatch(r"> \*ERROR\*: (\S+, ){4}\S+ and 2 more: .*\.cat\.fits.*folder.*", second)
+
+
 def test_resuming_does_only_what_is_not_valid_any_more(batch, calm, night, tmp_path):
     images = [Path(shutil.copy(path, tmp_path)) for path in night]
     assert batch("-o", "out/", images=images, cwd=tmp_path).code == 0
