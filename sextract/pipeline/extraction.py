@@ -480,6 +480,8 @@ class Extraction:
             jumps = JUMPS_AT_ONCE if self._behind(ref, *self.pieces) else pieces + 1
             while (done := self.components.drain(footprints, fragments, done, FRAGMENTS_AT_ONCE, jumps)) < pieces:
                 self.desk.drop()
+            # Workers have pages of their own while this process waits for them.
+            self.desk.drop()
             rows = int(footprints["ymin"].min()), int(footprints["ymax"].max()) + 1
             blend = Blend(ref, n, pieces, pixels, rows, int(footprints["row"][0]), todo=n)
             self.blends.append(blend)

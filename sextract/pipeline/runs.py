@@ -23,8 +23,8 @@ from sextract.records import FRAGMENT, BlockRef
 # Of the table, for each number: offset and bytes of its block, pins, when it was last used.
 ENTRY_BYTES = 4 * 8
 
-# What is copied, a giant's fragments or many blocks, is let go of after so many bytes.
-COPY_BYTES = 1 << 20
+# What is copied, a giant's fragments or many blocks, is let go of after so many bytes; of a small block the kernel maps more.
+COPY_BYTES, MAPPED_BYTES = 1 << 20, 64 << 10
 
 # Last use of what can't be moved: it isn't there, someone reads it, or it has moved already.
 _NEVER = 1 << 62
@@ -122,10 +122,14 @@ class RunStore:
         for first in range(0, nbytes, COPY_BYTES):
             n = min(COPY_BYTES, nbytes - first)
             self._slab.bytes_view(new + first, n)[:] = self._slab.bytes_view(old + first, n)
-            self._copied += n
-            if self._copied >= COPY_BYTES:
-                self._copied = 0
-                self.let_go()
+            self.gone_through(n)
+
+    def gone_through(self, nbytes: int) -> None:
+        """Count bytes that were read or written in one place, and let go of what lies behind the slab now and then."""
+        self._copied += max(nbytes, MAPPED_BYTES)
+        if self._copied >= COPY_BYTES:
+            self._copied = 0
+            self.let_go()
 
     def save(self, out: StateWriter, offset: int, nbytes: int) -> None:
         """Put bytes from an offset on into a checkpoint."""
@@ -273,6 +277,7 @@ class Freed:
             # As bytes: numpy would copy field by field.
             out[at : at + n].view(np.uint8)[:] = mine.view(np.uint8)
             at += n
+            self._store.gone_through(mine.nbytes)
 
     def save(self, out: StateWriter) -> int:
         """Put all fragments into a checkpoint, whatever their bands; how many there are."""

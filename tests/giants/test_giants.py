@@ -149,7 +149,7 @@ HUGE = {
     "a star that bleeds over 8192 rows": Case(scenes.bleeding_star(8192), True, 8192 * 6, 10_000),
     "everything connects": Case(scenes.noise(8192, 0.1), True, 20_000_000, 10_000),
     "a million sources": Case(scenes.crowd(16384), sources=700_000),
-    "a strip of 200,000 columns": Case(scenes.strip(200_000), area=400_000, sources=700),
+    "a strip of 200,000 columns": Case(scenes.strip(200_000), True, 400_000, 700),
     "a trail from corner to corner": Case(scenes.trail(8192), area=32_000, sources=1500),
     "an aperture of 14,000 pixels": Case(scenes.aperture(16384), sources=5),
     "a galaxy of 14,000 pixels": Case(scenes.galaxy(16384), True, 1_000_000, 20),

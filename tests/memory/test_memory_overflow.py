@@ -167,6 +167,30 @@ def test_freed_fragments_move_behind_for_their_own_larger_block(tmp_path: Path, 
     slab.close()
 
 
+def test_many_small_blocks_are_gone_through_with_few_pages(tmp_path: Path) -> None:
+    slab = Slab(MIB, headroom=lambda: (1 << 40, "test"), scratch_dir=str(tmp_path))
+    bands, each = 200, 300
+    store = RunStore(slab, TileManager(slab), str(tmp_path), bands)
+    freed = Freed(store, np.frombuffer(slab.bytes_view(0, slab.extent), np.uint8), 0, 1, bands)
+    # No room is left in the slab, and a block of each band lies far from the next.
+    slab.alloc(slab.largest_free() - 4096, "x", low=True)
+    fragments = np.zeros(each, FRAGMENT)
+    for band in range(bands):
+        fragments["y"] = band
+        freed.add(fragments.copy())
+        far = store.alloc_somewhere(128 << 10, "x")
+        np.frombuffer(slab.bytes_view(far.offset, far.nbytes), np.uint8)[:] = 1
+    out = np.zeros(freed.count(range(bands)), FRAGMENT)
+    out["y"] = 1
+    overflow(slab).settle()
+    before = resident()
+    freed.copy(range(bands), out)
+    # The kernel maps up to 64 KiB about what is read.
+    assert resident() - before < 2 * MIB
+    assert np.array_equal(out["y"], np.repeat(np.arange(bands), each))
+    slab.close()
+
+
 def test_without_a_folder_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sextract.memory.overflow.scratch_folder", lambda chosen: "/proc")
     slab = Slab(MIB, headroom=lambda: (1 << 40, "test"), scratch_dir="")
