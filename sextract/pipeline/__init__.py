@@ -42,10 +42,11 @@ from sextract.reading.source import ImageInfo, ImageSource, open_images
 from sextract.report.files import open_reports
 from sextract.report.trace import Trace, open_trace
 
-__all__ = ["Estimate", "ExtensionSummary", "Summary", "estimate", "run"]
+__all__ = ["SMALL_BYTES", "Estimate", "ExtensionSummary", "Kept", "Summary", "estimate", "run"]
 
 
-# Pixels of an image from which on it doesn't matter what a run costs before the first of them is read, bytes.
+# A larger image, of 4096 × 4096 pixels of 4 bytes, has enough for all processes to do, and what a run costs before the first
+# pixel is nothing beside it.
 SMALL_BYTES = 64 * MIB
 
 

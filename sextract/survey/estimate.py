@@ -23,7 +23,7 @@ from sextract.pipeline.plan import families
 from sextract.pipeline.stages import Plan, imports_astropy
 from sextract.reading.source import open_images
 from sextract.survey.engines.engine import Setting, workers_beside
-from sextract.survey.engines.local import LARGE_BYTES, is_large, shares
+from sextract.survey.engines.local import is_large, shares
 from sextract.survey.items import Item
 
 General = Callable[[Configuration, Reporter], Settings]
@@ -207,7 +207,8 @@ def _text(rows: Sequence[Row], way: Way) -> str:
     seconds = sum(row.images * row.seconds / (way.runners if row.small else 1) for row in rows)
     if way.engine == "local":
         large, small = (max((r.each.peak_bytes for r in rows if r.small == which), default=0) for which in (False, True))
-        several = f"{way.runners} of up to {size_text(LARGE_BYTES)} with {size_text(way.share_bytes)} each" if small else ""
+        small_ones = f"{way.runners} of up to {size_text(pipeline.SMALL_BYTES)} with {size_text(way.share_bytes)} each"
+        several = small_ones if small else ""
         alone = f"{'larger ones' if several else 'each'} alone with {way.workers} workers" if large else ""
         lines = [
             ("memory limit", limit),

@@ -33,8 +33,6 @@ MOST_BYTES = 4096 * MIB
 TASK_SECONDS = 3600
 # More than the time before the end at which a task is told to stop; and what times are rounded up to.
 LEAST_SECONDS, ROUND_SECONDS = 900, 300
-# Images up to this many pixels are done several at a time, each by one process.
-SMALL_PIXELS = 4096 * 4096
 
 
 class Need(NamedTuple):
@@ -128,7 +126,7 @@ def _need(image: str, settings: Settings, cpus: int) -> Need:
     """What an image takes: alone if it is large, as one of several if it is small."""
     limit = settings.resources.mem_limit_bytes
     alone = pipeline.estimate(image, settings)
-    several = cpus * alone.peak_bytes if sum(w * h for w, h in alone.sizes) <= SMALL_PIXELS else 0
+    several = cpus * alone.peak_bytes if 4 * sum(w * h for w, h in alone.sizes) <= pipeline.SMALL_BYTES else 0
     together = pipeline.estimate(image, _with(settings, limit, cpus))
     nbytes = -(-(max(together.peak_bytes, several) + dict(together.parts)["kernel"]) // MIB) * MIB
     return Need(min(nbytes, limit), alone.seconds)

@@ -23,14 +23,14 @@ from sextract.execution.backend import TASKS_PER_WORKER, Handler, Task
 from sextract.execution.processes import ProcessBackend
 from sextract.memory.budget import HEAP_PER_PROCESS, KERNEL_PER_PROCESS, MIB
 from sextract.memory.heap import give_back
-from sextract.pipeline import Kept
+from sextract.pipeline import SMALL_BYTES, Kept
 from sextract.pipeline.layout import HOSTED_BYTES, LIBRARY_BYTES, PARENT_BYTES, PARENT_RSS, SERIAL_RSS
 from sextract.reading.spec import parse_spec
 from sextract.survey.engines.engine import ENGINES, WAIT_SECONDS, Engine, Setting
 from sextract.survey.job import Job, Outcome, run_image
 
-# A larger image, 4096 × 4096 pixels of 4 bytes, has enough for all processes to do; compressed ones are this much smaller.
-LARGE_BYTES, PACKED = 64 * MIB, 4
+# Files of compressed images are this much smaller.
+PACKED = 4
 # What the buffers of an image of a million pixels need, and what is enough for those of a small one.
 LEAST_BUFFERS, MOST_BUFFERS = 36 * MIB, 192 * MIB
 # Of the survey itself: its libraries, and what it remembers of each image.
@@ -127,7 +127,7 @@ def is_large(image: str) -> bool:
         nbytes = os.stat(path).st_size
     except (OSError, ValueError):
         return False
-    return nbytes * (PACKED if path.endswith((".gz", ".fz")) else 1) > LARGE_BYTES
+    return nbytes * (PACKED if path.endswith((".gz", ".fz")) else 1) > SMALL_BYTES
 
 
 def shares(setting: Setting) -> tuple[int, int]:
