@@ -35,17 +35,23 @@ EVERYTHING = (
 SECONDS = 120.0
 
 
+def _stat(pid: int) -> tuple[int, int]:
+    """Parent of a process and when it was started, clock ticks; zeros if it is gone, or a zombie."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (0, 0) if fields[0] in "ZX" else (int(fields[1]), int(fields[19]))
+    return 0, 0
+
+
 def parent_of(pid: int) -> int:
     """Parent of a process; 0 if it is gone, or a zombie."""
-    with suppress(OSError):
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-        return 0 if state in "ZX" else int(parent)
-    return 0
+    return _stat(pid)[0]
 
 
 def children(pid: int) -> list[int]:
-    """Living children of a process, oldest first."""
-    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(int(name)) == pid)
+    """Living children of a process, oldest first; numbers begin anew some time."""
+    found = ((*_stat(int(name)), int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [child for _, child in sorted((started, child) for parent, started, child in found if parent == pid)]
 
 
 class Started:
