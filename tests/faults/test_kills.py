@@ -48,7 +48,12 @@ def test_two_hundred_kills_two_hundred_catalogues(tmp_path: Path, large: Path, c
 @pytest.mark.slow
 def test_many_kills_in_each_of_many_runs(tmp_path: Path, large: Path, calm: Started) -> None:
     rng = random.Random(7)
-    assert sum(killed_at_random(tmp_path / f"run{k}", large, calm, rng, kills=6) for k in range(20)) > 60
+    lost = runs = 0
+    # How many of the kills come before the end depends on how busy the machine was during the calm run.
+    while runs < 20 or (lost <= 60 and runs < 60):
+        runs += 1
+        lost += killed_at_random(tmp_path / f"run{runs}", large, calm, rng, kills=6)
+    assert lost > 60
 
 
 def test_both_workers_at_once_and_their_replacements_at_once(tmp_path: Path, large: Path, calm: Started) -> None:
