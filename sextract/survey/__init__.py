@@ -6,7 +6,6 @@ It plans the images that are left, gives them to an engine (``engines/``), recor
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import re
@@ -24,7 +23,7 @@ from typing import NamedTuple
 from sextract._version import __version__
 from sextract.config.locations import WEB, is_url, scheme_of, shown
 from sextract.config.outputs import Outputs, outputs_of
-from sextract.config.resolve import Configuration, Options, for_image, general_settings, read_configuration
+from sextract.config.resolve import Configuration, Options, for_image
 from sextract.config.settings import Settings
 from sextract.errors import ConfigError, InputError, OutputError, WorkerError
 from sextract.log import Reporter
@@ -32,7 +31,7 @@ from sextract.pipeline.checkpoint import folder_of
 from sextract.pipeline.facts import fingerprint
 from sextract.reading.spec import parse_spec
 from sextract.survey.engines.engine import ENGINES, Engine, Setting
-from sextract.survey.items import Item
+from sextract.survey.items import Configurations, Item
 from sextract.survey.job import Job, Outcome, identity, sum_of
 from sextract.survey.manifest import Entry, Manifest
 
@@ -127,7 +126,7 @@ class _Survey:
     def __init__(self, items: Sequence[Item], options: Options, reporter: Reporter) -> None:
         self.items, self.options, self.reporter = items, options, reporter
         self.folder = os.getcwd()
-        self._made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings]] = {}
+        self._configurations = Configurations(options, reporter)
         self._signed: dict[str, str] = {}
         # What went wrong, less what is the image's own: why the first one failed, and all their names.
         self._failures: dict[str, tuple[str, list[str]]] = {}
@@ -135,27 +134,16 @@ class _Survey:
 
     # What is to be done
 
-    def _of(self, item: Item) -> tuple[Configuration, Settings]:
-        """Configuration and general settings of an image; most have the same."""
-        key = item.config, item.keywords
-        if key not in self._made:
-            # What the first one of a file says of machine and configuration needn't be said again.
-            said = any(config == item.config for config, _ in self._made)
-            reporter = Reporter(stream=io.StringIO()) if said else self.reporter
-            configuration = read_configuration(item.options(self.options), reporter)
-            self._made[key] = configuration, general_settings(configuration, reporter)
-        return self._made[key]
-
     def configuration(self, item: Item) -> Configuration:
         """The configuration of an image."""
-        return self._of(item)[0]
+        return self._configurations.of(item)[0]
 
     def _outputs(self, item: Item) -> Outputs:
         return outputs_of(item.image, self.configuration(item), item.number)
 
     def job(self, item: Item, reporter: Reporter | None = None) -> Job:
         """What an engine gets; a reporter hears what is to be said of its outputs."""
-        configuration, general = self._of(item)
+        configuration, general = self._configurations.of(item)
         reporter = Reporter("QUIET") if reporter is None else reporter
         settings = for_image(item.image, general, configuration, reporter, number=item.number)
         settings = _going_on(settings, settings.resources.resume)
@@ -309,7 +297,10 @@ def _sort_of(why: str, job: Job) -> str:
 
 def _going_on(settings: Settings, wanted: bool) -> Settings:
     """Settings of an image that is gone on with from its checkpoint, if that is wanted and there is one."""
-    return replace(settings, resources=replace(settings.resources, resume=wanted and os.path.isdir(folder_of(settings))))
+    resume = wanted and os.path.isdir(folder_of(settings))
+    if resume == settings.resources.resume:
+        return settings
+    return replace(settings, resources=replace(settings.resources, resume=resume))
 
 
 def _never(earlier: Entry, now: Entry) -> bool:

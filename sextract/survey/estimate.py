@@ -5,7 +5,6 @@ Images are of one kind if they are planned the same: same sizes, stored the same
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from sextract import pipeline
 from sextract.config.locations import shown
-from sextract.config.resolve import Configuration, Options, for_image, general_settings, read_configuration
+from sextract.config.resolve import Configuration, Options, for_image, general_settings
 from sextract.config.settings import Settings
 from sextract.errors import InputError, LimitError, SextractError
 from sextract.log import Reporter
@@ -24,7 +23,7 @@ from sextract.pipeline.stages import Plan, imports_astropy
 from sextract.reading.source import open_images
 from sextract.survey.engines.engine import Setting, workers_beside
 from sextract.survey.engines.local import is_large, shares
-from sextract.survey.items import Item
+from sextract.survey.items import Configurations, Item, silent
 
 General = Callable[[Configuration, Reporter], Settings]
 
@@ -92,11 +91,6 @@ class Way(NamedTuple):
     share_bytes: int
 
 
-def silent() -> Reporter:
-    """Hears what nobody needs to, whatever VERBOSE_TYPE says."""
-    return Reporter("QUIET", io.StringIO())
-
-
 def sized(items: Sequence[Item], options: Options, general: General, reporter: Reporter) -> Iterator[Sized]:
     """Look at the headers of all images.
 
@@ -108,22 +102,19 @@ def sized(items: Sequence[Item], options: Options, general: General, reporter: R
     general : callable
         ``(configuration, reporter) -> settings`` that many images have.
     reporter : Reporter
-        Hears what the first configuration says.
+        Hears what configurations say.
 
     Raises
     ------
     ConfigError
         Something is wrong with an option.
     """
-    made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings, Plan]] = {}
+    configurations = Configurations(options, reporter, general)
+    plans: dict[object, Plan] = {}
     for item in items:
+        configuration, settings = configurations.of(item)
         key = item.config, item.keywords
-        if key not in made:
-            heard = silent() if made else reporter
-            configuration = read_configuration(item.options(options), heard)
-            settings = general(configuration, heard)
-            made[key] = configuration, settings, families(settings)
-        configuration, settings, plan = made[key]
+        plan = plans.get(key) or plans.setdefault(key, families(settings))
         settings = for_image(item.image, settings, configuration, silent(), number=item.number)
         try:
             yield Sized(item, settings, (key, _kind(item.image, settings, plan)))

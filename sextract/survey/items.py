@@ -1,21 +1,24 @@
 """The images of a batch: from the words of the command line and from list files, each with its place, and parts of the whole.
 
 A line of a list is ``image [weight] [configuration] [KEYWORD=VALUE…]``, ``-`` for what it doesn't have; quotes as in a shell,
-and # begins a comment.  Nothing is opened here but lists.
+and # begins a comment.  Nothing is opened here but lists and configurations.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from sextract.config.keywords import KEYWORDS, nearest
-from sextract.config.resolve import Options
+from sextract.config.resolve import Configuration, Options, general_settings, read_configuration
+from sextract.config.settings import Settings
 from sextract.errors import ConfigError
+from sextract.log import Reporter
 
 T = TypeVar("T")
 
@@ -46,6 +49,47 @@ class Item(NamedTuple):
         if not self.config and not self.keywords:
             return common
         return replace(common, config=self.config or common.config, keywords=common.keywords + self.keywords)
+
+
+class Configurations:
+    """Configurations of images, each read once: most images have the same.
+
+    Parameters
+    ----------
+    options : Options
+        The command line.
+    reporter : Reporter
+        Hears what is to be said of machine and configuration, once for each file.
+    general : callable, optional
+        ``(configuration, reporter) -> settings``.
+    """
+
+    def __init__(
+        self, options: Options, reporter: Reporter, general: Callable[[Configuration, Reporter], Settings] = general_settings
+    ) -> None:
+        self._options, self._reporter, self._general = options, reporter, general
+        self._made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Configuration, Settings]] = {}
+
+    def of(self, item: Item) -> tuple[Configuration, Settings]:
+        """Configuration and general settings of an image.
+
+        Raises
+        ------
+        ConfigError
+            Something is wrong with an option.
+        """
+        key = item.config, item.keywords
+        if key not in self._made:
+            said = any(config == item.config for config, _ in self._made)
+            reporter = silent() if said else self._reporter
+            configuration = read_configuration(item.options(self._options), reporter)
+            self._made[key] = configuration, self._general(configuration, reporter)
+        return self._made[key]
+
+
+def silent() -> Reporter:
+    """Hears what nobody needs to, whatever VERBOSE_TYPE says."""
+    return Reporter("QUIET", io.StringIO())
 
 
 def list_items(words: Sequence[str]) -> list[Item]:

@@ -21,8 +21,8 @@ from sextract.config.settings import Settings
 from sextract.errors import ConfigError, InputError, OutputError
 from sextract.log import Reporter
 from sextract.memory.budget import MIB
-from sextract.survey.estimate import silent, sized
-from sextract.survey.items import Item, shard_of
+from sextract.survey.estimate import sized
+from sextract.survey.items import Item, shard_of, silent
 from sextract.survey.jobscripts.script import JOB_SCRIPTS, LEAD_SECONDS, SAFETY, Script
 
 # Where neither --workers nor WORKERS says it: the machine that the script is written on tells nothing of those it will run on.
