@@ -27,7 +27,7 @@ class Survey:
         How often each image is in the list.
     """
 
-    def __init__(self, folder: Path, images: Sequence[Path], times: int = 4) -> None:
+    def __init__(self, folder: Path, images: Sequence[Path], times: int = 12) -> None:
         self.folder = folder / "my survey"
         self.folder.mkdir()
         self.count = len(images) * times
@@ -58,9 +58,9 @@ class Survey:
         """Name and bytes of all catalogues of a folder."""
         return {path.name: path.read_bytes() for path in sorted((self.folder / folder).glob("*.cat"))}
 
-    def done(self) -> int:
-        """How many catalogues jobs have written."""
-        return len(list((self.folder / "night").glob("*.cat")))
+    def done(self, part: int = 1, parts: int = 1) -> int:
+        """How many catalogues of a part jobs have written; every parts-th image is of it."""
+        return sum((self.folder / "night" / f"{number}.cat").exists() for number in range(part, self.count + 1, parts))
 
     def states(self) -> Counter[str]:
         """State of all images in the manifests of jobs."""

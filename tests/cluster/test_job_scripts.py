@@ -184,7 +184,7 @@ def stopped_by(number: signal.Signals, survey: Survey, env: dict[str, str]) -> i
     """Run the first part of a PBS script and stop it in the midst; the exit code of its shell."""
     script = survey.script("pbs", "--tasks", 2, "--workers", 1, "--mem-limit", "150M")
     with subprocess.Popen(["bash", script], env={**env, "PBS_ARRAY_INDEX": "1"}, cwd="/") as shell:
-        while survey.done() < 2:
+        while survey.done(part=1, parts=2) < 2:
             with pytest.raises(subprocess.TimeoutExpired):
                 shell.wait(0.02)
         shell.send_signal(number)

@@ -24,7 +24,7 @@ def test_a_survey_that_is_told_to_stop_goes_on_and_comes_to_the_same(slurm: Slur
     mark = uuid.uuid4().hex
     with Watch(mark, exact_share=0.2) as watch:
         job = slurm.submit(script, env={**survey.env, MARK: mark})
-        slurm.wait_for(lambda: survey.done() > 2)
+        slurm.wait_for(lambda: survey.done(part=1, parts=2) > 2)
         slurm.run("scancel", "--signal=USR1", "--batch", f"{job}_1")
         slurm.wait_for(lambda: int(slurm.facts(f"{job}_1")["Restarts"]) == 1)
         disturbed = survey.done()
