@@ -144,9 +144,9 @@ def test_killed_at_checkpoints_and_resumed_with_other_resources(
     tmp_path: Path, stack: Path, options: tuple[str, ...], calm_stack: Outputs
 ) -> None:
     run = Disturbed(tmp_path / "run", stack, options)
-    assert run.kill(*LIMIT, when=run.after(4))
+    assert run.kill(*LIMIT, when=run.after(2))
     for other in OTHERS[:3]:
-        run.kill(*other, when=run.after(3))
+        run.kill(*other, when=run.after(2))
     assert run.finish(*OTHERS[1]) == calm_stack
     assert run.said.count("Resumed from the checkpoint") >= 3
 
@@ -312,7 +312,7 @@ def test_resume_without_a_checkpoint_begins_anew_and_says_so(tmp_path: Path, sma
 def test_a_signal_leaves_the_checkpoint(tmp_path: Path, plain: Path, calm: Outputs) -> None:
     run = Disturbed(tmp_path / "run", plain)
     with run.start("--checkpoint", "1", *LIMIT) as stopped:
-        assert run.after(4)(stopped)
+        assert run.after(2)(stopped)
         os.kill(stopped.pid, signal.SIGTERM)
         assert stopped.finish() == 75
     assert "--resume goes on from there" in stopped.err

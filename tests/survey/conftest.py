@@ -35,6 +35,13 @@ def calm(tmp_path_factory: pytest.TempPathFactory, night: Sequence[Path]) -> dic
     return out
 
 
+@pytest.fixture(scope="session")
+def long_night(night: Sequence[Path], calm: dict[str, bytes]) -> tuple[list[Path], dict[str, bytes]]:
+    """The night four times, so that there is time to disturb it; its images, and catalogues by their numbers."""
+    images = [*night] * 4
+    return images, {f"{k}.cat.fits": calm[f"{path.stem}.cat.fits"] for k, path in enumerate(images, 1)}
+
+
 def catalogues(folder: Path) -> dict[str, bytes]:
     """Catalogues in a folder: name → bytes."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.cat.fits"))}

@@ -213,31 +213,36 @@ def test_killed_processes_cost_nothing_but_their_work(night, calm, tmp_path, see
     assert states(run.folder / "out") == ["done"] * 8
 
 
-@pytest.mark.parametrize("after", [0, 1, 3, 6])
-def test_killed_surveys_go_on(night, calm, tmp_path, after):
+# A batch in which the same images come again.
+NUMBERED = ("-o", "out/{number}.cat.fits", *OPTIONS)
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 14])
+def test_killed_surveys_go_on(long_night, tmp_path, after):
+    images, calm = long_night
     folder = tmp_path / "run"
-    with Started(folder, *night, "-o", "out/", *OPTIONS) as run:
-        run.wait_for(lambda: len(list(folder.glob("out/*.cat.fits"))) >= after and bool(runners(run)))
+    with Started(folder, *images, *NUMBERED) as run:
+        assert run.wait_for(lambda: len(list(folder.glob("out/*.cat.fits"))) >= after and bool(runners(run)))
         os.kill(run.pid, signal.SIGKILL)
         assert run.finish() == -signal.SIGKILL
     written = catalogues(folder / "out")
     assert written.items() <= calm.items()
-    with Started(folder, *night, "-o", "out/", "--resume", *OPTIONS) as run:
+    with Started(folder, *images, "--resume", *NUMBERED) as run:
         assert run.finish() == 0, run.err
     assert catalogues(folder / "out") == calm
-    assert states(folder / "out") == ["done"] * 8
+    assert states(folder / "out") == ["done"] * len(images)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_survey_that_is_stopped_says_so_and_goes_on(night, calm, tmp_path, number):
+def test_a_survey_that_is_stopped_says_so_and_goes_on(long_night, tmp_path, number):
+    images, calm = long_night
     folder = tmp_path / "run"
-    with Started(folder, *night, "-o", "out/", *OPTIONS) as run:
-        run.wait_for(lambda: len(list(folder.glob("out/*.cat.fits"))) >= 5)
+    with Started(folder, *images, *NUMBERED) as run:
+        assert run.wait_for(lambda: len(list(folder.glob("out/*.cat.fits"))) >= 5)
         os.kill(run.pid, number)
         assert run.finish() == 75, run.err
-    assert set(states(folder / "out")) <= {"done", "waiting"}
-    assert states(folder / "out").count("done") >= 1
-    with Started(folder, *night, "-o", "out/", "--resume", *OPTIONS) as run:
+    assert set(states(folder / "out")) == {"done", "waiting"}
+    with Started(folder, *images, "--resume", *NUMBERED) as run:
         assert run.finish() == 0, run.err
     assert catalogues(folder / "out") == calm
 
