@@ -40,7 +40,7 @@ def object_store() -> Iterator[str]:
 def credentials(address: str) -> dict[str, str]:
     """Environment of a user of the store."""
     keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": "anything", "AWS_DEFAULT_REGION": "us-east-1"}
-    return {"AWS_ENDPOINT_URL": address, **keys}
+    return {"AWS_ENDPOINT_URL": address, "no_proxy": "127.0.0.1", **keys}
 
 
 def put(address: str, place: str, data: bytes = b"", **headers: str) -> None:

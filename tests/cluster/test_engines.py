@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from sextract.config.resolve import SHARE
-from tests.contracts.engine_contract import EngineContract, Night, Survey, large, long_night, night, program
+from tests.contracts.engine_contract import EngineContract, Night, Survey, large, long_night, night, objects, program
 from tests.faults.harness import children, kill
 from tests.memory_watch import processes
 
 # Fixtures of the contract.
-__all__ = ["large", "long_night", "night"]
+__all__ = ["large", "long_night", "night", "objects"]
 
 
 def command_of(pid: int) -> bytes:

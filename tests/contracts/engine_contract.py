@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tests.cluster.trees import TreeWatch, below
 from tests.conftest import environment, shared_memory
 from tests.faults.harness import Started, children, kill, parent_of
 from tests.memory_watch import processes
+from tests.object_store import credentials, object_store, put
 from tests.scenes import field
 
 # What an engine starts for an image has this in its command line.
@@ -106,6 +107,14 @@ def long_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     return make_night(tmp_path_factory.mktemp("long"), int(os.environ.get("LONG_NIGHT", LONG)), 1024, 700, DIFFERENT)
 
 
+@pytest.fixture(scope="session")
+def objects() -> Iterator[str]:
+    """The address of an object store with an empty bucket ``night``."""
+    with object_store() as address:
+        put(address, "night")
+        yield address
+
+
 class Survey(Started):
     """A survey through an engine, in a folder of its own; catalogues go to ``out``.
 
@@ -113,11 +122,11 @@ class Survey(Started):
     ----------
     folder : Path
     contract : EngineContract
-    images : sequence of Path
+    images : sequence of Path or str
     options : str
     """
 
-    def __init__(self, folder: Path, contract: EngineContract, images: Sequence[Path], *options: str) -> None:
+    def __init__(self, folder: Path, contract: EngineContract, images: Sequence[Path | str], *options: str) -> None:
         folder.mkdir(exist_ok=True)
         (folder / "list.txt").write_text("".join(f"'{image}'\n" for image in images))
         self.catalogues = folder / "out"
@@ -141,6 +150,10 @@ class Survey(Started):
     def done(self) -> int:
         """How many catalogues there are."""
         return len(list(self.catalogues.glob("*.cat.fits"))) if self.catalogues.exists() else 0
+
+    def made_catalogues(self) -> dict[str, bytes]:
+        """Name → bytes of all catalogues."""
+        return {path.name: path.read_bytes() for path in self.catalogues.glob("*.cat.fits")}
 
     def wait_for_done(self, count: int) -> bool:
         """Whether there come to be so many catalogues before it ends."""
@@ -215,14 +228,14 @@ class EngineContract:
         """What the memory limit holds for: each worker with its processes."""
         return below(set(self.workers(run)), processes(run.mark))
 
-    def start(self, folder: Path, images: Sequence[Path], *options: str) -> Survey:
+    def start(self, folder: Path, images: Sequence[Path | str], *options: str) -> Survey:
         """Start a survey."""
         return Survey(folder, self, images, *options)
 
     def assert_whole(self, run: Survey, night: Night) -> None:
         """All catalogues are those of a serial run, the manifest has all, the bad image and no other failed."""
         assert run.code == (10 if night.bad in night.images else 0), run.err
-        made = {path.name: path.read_bytes() for path in run.catalogues.glob("*.cat.fits")}
+        made = run.made_catalogues()
         assert sorted(made) == sorted(night.catalogues)
         assert made == night.catalogues
         entries = read_manifest(str(run.catalogues / "sextract.manifest")).images
@@ -286,6 +299,17 @@ class EngineContract:
             run.finish()
             run.wait_until_gone()
         self.resume(night, tmp_path / "run")
+
+    def test_images_of_an_object_store(self, night: Night, objects: str, tmp_path: Path) -> None:
+        self.env = {**self.env, **credentials(objects)}
+        images = [image for image in night.images if image != night.bad][:5]
+        for image in images:
+            put(objects, f"night/{image.name}", image.read_bytes())
+        with self.start(tmp_path / "run", [f"s3://night/{image.name}" for image in images]) as run:
+            assert run.finish() == 0, run.err
+            run.wait_until_gone()
+        names = [f"{image.stem}.cat.fits" for image in images]
+        assert run.made_catalogues() == {name: night.catalogues[name] for name in names}
 
     @pytest.mark.slow
     def test_a_long_night(self, long_night: Night, tmp_path: Path) -> None:
