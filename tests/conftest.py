@@ -18,8 +18,8 @@ import pytest
 from tests.memory_watch import MARK, Watch, processes
 
 ROOT = Path(__file__).resolve().parents[1]
-# How long a process may outlive the command that started it; none of ours lives a second without its parent.
-GRACE_S = 1.0
+# How long a process may outlive the command that started it; none of ours lives two seconds without its parent.
+GRACE_S = 2.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def alive_after_grace(pids: set[int]) -> set[int]:
-    """Which of these still run when their second is over."""
+    """Which of these still run when their grace is over."""
     left = set()
     for pid in pids:
         try:

@@ -238,8 +238,10 @@ class _Survey:
                         progress.advance(0 if lost else 1)
                     manifest.commit(now=False)
         finally:
-            engine.close()
-            manifest.stopped()
+            try:
+                engine.close()
+            finally:
+                manifest.stopped()
 
     def _take(self, job: Job, future: Future[Outcome], manifest: Manifest) -> Job | None:
         """Record what came of a job, or have it done again."""

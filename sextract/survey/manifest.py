@@ -221,6 +221,16 @@ class Manifest:
         """A job has come to its end."""
         s = outcome.summary
         self._folders.update(os.path.dirname(os.path.abspath(name)) for name, _, _ in outcome.outputs)
+        extensions = [
+            ExtensionEntry(
+                outcome.number, k, e.width, e.height, e.background, e.rms, e.threshold, e.gain, e.pixel_scale, zeropoint,
+                e.detected, e.extracted,
+            )
+            for k, e in enumerate(s.extensions if s else (), 1)
+        ]  # fmt: skip
+        # A signal may come in between: what is done has its extensions.
+        with self._translated():
+            self._insert("extensions", extensions)
         self._update(
             outcome.number, state=FAILED if outcome.exit_code else DONE, configuration=outcome.configuration,
             input=outcome.input, seconds=outcome.seconds,
@@ -229,18 +239,6 @@ class Manifest:
             error=outcome.error, rows=s and s.sources, detected=s and s.detected, peak_bytes=s and s.peak_bytes,
             limit_bytes=s and s.limit_bytes, workers=s and s.workers, flags=json.dumps(s.flags if s else {}),
         )  # fmt: skip
-        if s is not None:
-            with self._translated():
-                self._insert(
-                    "extensions",
-                    [
-                        ExtensionEntry(
-                            outcome.number, k, e.width, e.height, e.background, e.rms, e.threshold, e.gain, e.pixel_scale,
-                            zeropoint, e.detected, e.extracted,
-                        )
-                        for k, e in enumerate(s.extensions, 1)
-                    ],
-                )  # fmt: skip
 
     def _update(self, number: int, **values: Any) -> None:
         with self._translated():
@@ -252,10 +250,13 @@ class Manifest:
         """Write what has happened, or see whether it is time to."""
         if self._dirty and (now or time.monotonic() >= self._due):
             # What it says is done must be on the disk before.
-            while self._folders:
-                sync_folder(self._folders.pop())
+            for folder in self._folders:
+                sync_folder(folder)
+            self._folders.clear()
             with self._translated():
-                self._db.execute("COMMIT")
+                # No transaction is open if a signal came between these two before.
+                if self._db.in_transaction:
+                    self._db.execute("COMMIT")
                 self._db.execute("BEGIN EXCLUSIVE")
             self._dirty, self._due = False, time.monotonic() + _COMMIT_SECONDS
 

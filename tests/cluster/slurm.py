@@ -29,7 +29,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "s
 # Debian has daemons where only root looks.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 # Time for the daemons to start, for a job to begin, and for a pause between two looks.
-START_SECONDS, JOB_SECONDS, LOOK_SECONDS = 30.0, 120.0, 0.05
+START_SECONDS, JOB_SECONDS, LOOK_SECONDS = 120.0, 300.0, 0.05
 
 CONFIGURATION = """\
 ClusterName=tests

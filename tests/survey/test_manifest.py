@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 import pytest
 
+import sextract.survey.manifest as module
 from sextract.config.settings import Settings
 from sextract.errors import OutputError
 from sextract.pipeline import ExtensionSummary, Summary
@@ -103,6 +110,54 @@ def test_commits_come_now_and_then(tmp_path):
         manifest.commit(now=False)
         # The first commit was hardly a second ago.
         assert manifest._dirty
+
+
+@contextmanager
+def interrupted_at(step: int) -> Iterator[list[int]]:
+    """Has so many steps of the manifest's own code done, then a signal comes; gives how many steps are left in the end."""
+    left = [step]
+
+    def trace(frame: FrameType, event: str, argument: object) -> object:
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        left[0] -= event == "opcode"
+        if left[0] == 0:
+            left[0] = -1
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield left
+    finally:
+        sys.settrace(before)
+
+
+def test_a_signal_at_any_moment_leaves_a_manifest_that_is_whole(tmp_path):
+    """Python raises its interrupt between any two instructions: between the end of a transaction and the next, too."""
+    ends = set()
+    for step in itertools.count(1):
+        path = str(tmp_path / f"m{step}")
+        with Manifest(path) as manifest:
+            manifest.begin({}, ENTRIES, valid)
+            with interrupted_at(step) as left:
+                manifest.started(job(1))
+                manifest.finished(outcome(1), 0.0)
+                manifest.commit()
+                manifest.started(job(2))
+            manifest.stopped()
+        survey = read_manifest(path)
+        states = [entry.state for entry in survey.images]
+        assert states in ([WAITING] * 3, [DONE, WAITING, WAITING])
+        assert len(survey.extensions) == 2 or states[0] == WAITING
+        ends.add(states[0])
+        os.unlink(path)
+        if left[0] > 0:
+            break
+    assert step > 200 and ends == {WAITING, DONE}
 
 
 def test_one_survey_writes_at_a_time(tmp_path):
