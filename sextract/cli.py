@@ -84,17 +84,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     """Run the command line, and turn errors into exit codes."""
     reporter = Reporter()
+    signals: list[str] = []
     try:
-        with _signals():
+        with _signals(signals):
             return _run(argv, reporter)
-    except KeyboardInterrupt as exc:
-        error: SextractError = Interrupted(f"stopped by {exc or 'SIGINT'}; nothing half-written is left")
-    except SextractError as exc:
-        error = exc
-    except Exception as exc:
-        if not out_of_memory(exc):
+    except (Exception, KeyboardInterrupt) as exc:
+        # Before all else: libraries make errors of their own of what interrupts them.
+        if signals or isinstance(exc, KeyboardInterrupt):
+            name = signals[0] if signals else "SIGINT"
+            error: SextractError = Interrupted(f"stopped by {name}; nothing half-written is left")
+        elif isinstance(exc, SextractError):
+            error = exc
+        elif out_of_memory(exc):
+            error = LimitError(f"out of memory ({f'{type(exc).__name__}: {exc}'.rstrip(': ')}); {MORE_MEMORY}")
+        else:
             return _bug(exc, reporter)
-        error = LimitError(f"out of memory ({f'{type(exc).__name__}: {exc}'.rstrip(': ')}); {MORE_MEMORY}")
     reporter.error(str(error))
     return error.exit_code
 
@@ -409,18 +413,29 @@ def _bug(exc: Exception, reporter: Reporter) -> int:
     return 1
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM, SIGHUP and SIGUSR1 stop a run as SIGINT does; a second one doesn't disturb the clean-up."""
+class _Stop(KeyboardInterrupt):
+    """A signal, on its way out of the run.
 
-    stopped = False
+    Python remembers a plain KeyboardInterrupt that ended code made of a string, such as imports make for their classes, and in
+    the end the process goes the way of SIGINT, whatever was made of it since.
+    """
+
+
+@contextmanager
+def _signals(told: list[str]) -> Iterator[None]:
+    """SIGTERM, SIGHUP and SIGUSR1 stop a run as SIGINT does; a second one doesn't disturb the clean-up.
+
+    Parameters
+    ----------
+    told : list of str
+        Gets the name of the one that stops the run.
+    """
 
     def stop(number: int, frame: object) -> None:
-        nonlocal stopped
         # Ignoring the later ones would be simpler, but Python complains of those that are on their way already.
-        if not stopped:
-            stopped = True
-            raise KeyboardInterrupt(signal.Signals(number).name)
+        if not told:
+            told.append(signal.Signals(number).name)
+            raise _Stop
 
     # What is ignored on purpose (nohup) stays ignored.
     handled = [s for s in STOPPING if signal.getsignal(s) is not signal.SIG_IGN]

@@ -7,6 +7,7 @@ used, in the forked workers.  This module imports nothing that imports numpy.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import resource
@@ -74,9 +75,15 @@ def leave_on_signals() -> None:
         os.write(2, f"> *ERROR*: stopped by {signal.Signals(number).name}\n".encode())
         os._exit(_INTERRUPTED)
 
+    def ignore() -> None:
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+    # The last thing before the interpreter goes, which would give signals back their power to kill: what is done is done.
+    atexit.register(ignore)
 
 
 @contextmanager

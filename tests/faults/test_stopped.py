@@ -94,6 +94,44 @@ def test_while_the_program_is_still_being_loaded(tmp_path: Path, small: Path) ->
         run.assert_stopped(INTERRUPTED, "stopped by SIGINT")
 
 
+# The command line, that is stopped while it imports what a run needs.
+IMPORTS = """
+    import os, signal, sys
+    from sextract.__main__ import main
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    class Stop:
+        def find_spec(self, name, path=None, target=None):
+            if name == "sextract.pipeline.runs":
+                {how}
+
+    sys.meta_path.insert(0, Stop())
+    sys.exit(main())
+"""
+HOW = {
+    # A class is made of text, say: Python would end the process when all is over (where it was started with -m).
+    "in code of a string": "exec('interrupt()', globals())",
+    # As numpy does where one of its modules can't be imported.
+    "as a library's error": """
+                try:
+                    interrupt()
+                except BaseException:
+                    raise ImportError("this is not how to import numpy") from None""",
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_while_the_run_imports_what_it_needs(tmp_path: Path, small: Path, how: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "program.py").write_text(textwrap.dedent(IMPORTS.format(how=HOW[how])))
+    with Started(folder, small, "-o", "out.fits", program=["-m", "program"]) as run:
+        run.finish()
+        run.assert_stopped(INTERRUPTED, "stopped by SIGTERM")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_in_the_middle_of_a_long_step(tmp_path: Path, small: Path, workers: int) -> None:
     folder = tmp_path / "run"
