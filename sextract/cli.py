@@ -437,9 +437,20 @@ def _signals(told: list[str]) -> Iterator[None]:
             told.append(signal.Signals(number).name)
             raise _Stop
 
+    def again(number: int, frame: object) -> None:
+        raise _Stop
+
+    def lost(what: sys.UnraisableHookArgs) -> None:
+        # Out of a callback of a weak reference, say, nothing can be raised; imports have such.
+        if isinstance(what.exc_value, _Stop):
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0.001)
+        else:
+            hook(what)
+
     # What is ignored on purpose (nohup) stays ignored.
     handled = [s for s in STOPPING if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {}
+    hook, sys.unraisablehook = sys.unraisablehook, lost
+    before = {signal.SIGVTALRM: signal.signal(signal.SIGVTALRM, again)}
     try:
         for each in handled:
             before[each] = signal.signal(each, stop)
@@ -447,6 +458,7 @@ def _signals(told: list[str]) -> Iterator[None]:
         yield
     finally:
         _stop.relax()
+        sys.unraisablehook = hook
         for each, handler in before.items():
             signal.signal(each, handler)
 

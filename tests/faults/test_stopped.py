@@ -96,10 +96,10 @@ def test_while_the_program_is_still_being_loaded(tmp_path: Path, small: Path) ->
 
 # The command line, that is stopped while it imports what a run needs.
 IMPORTS = """
-    import os, signal, sys
+    import os, signal, sys, weakref
     from sextract.__main__ import main
 
-    def interrupt():
+    def interrupt(*ignored):
         os.kill(os.getpid(), signal.SIGTERM)
 
     class Stop:
@@ -113,6 +113,8 @@ IMPORTS = """
 HOW = {
     # A class is made of text, say: Python would end the process when all is over (where it was started with -m).
     "in code of a string": "exec('interrupt()', globals())",
+    # Nothing can be raised out of it.
+    "in a callback of a weak reference": "something = Stop(); weakly = weakref.ref(something, interrupt); del something",
     # As numpy does where one of its modules can't be imported.
     "as a library's error": """
                 try:
