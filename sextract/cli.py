@@ -413,7 +413,7 @@ def _bug(exc: Exception, reporter: Reporter) -> int:
     return 1
 
 
-class _Stop(KeyboardInterrupt):
+class _Signal(KeyboardInterrupt):
     """A signal, on its way out of the run.
 
     Python remembers a plain KeyboardInterrupt that ended code made of a string, such as imports make for their classes, and in
@@ -435,14 +435,14 @@ def _signals(told: list[str]) -> Iterator[None]:
         # Ignoring the later ones would be simpler, but Python complains of those that are on their way already.
         if not told:
             told.append(signal.Signals(number).name)
-            raise _Stop
+            raise _Signal
 
     def again(number: int, frame: object) -> None:
-        raise _Stop
+        raise _Signal
 
     def lost(what: sys.UnraisableHookArgs) -> None:
         # Out of a callback of a weak reference, say, nothing can be raised; imports have such.
-        if isinstance(what.exc_value, _Stop):
+        if isinstance(what.exc_value, _Signal):
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.001)
         else:
             hook(what)
