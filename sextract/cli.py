@@ -449,9 +449,11 @@ def _signals(told: list[str]) -> Iterator[None]:
 
     # What is ignored on purpose (nohup) stays ignored.
     handled = [s for s in STOPPING if signal.getsignal(s) is not signal.SIG_IGN]
-    hook, sys.unraisablehook = sys.unraisablehook, lost
-    before = {signal.SIGVTALRM: signal.signal(signal.SIGVTALRM, again)}
+    hook = sys.unraisablehook
+    before = {}
     try:
+        sys.unraisablehook = lost
+        before[signal.SIGVTALRM] = signal.signal(signal.SIGVTALRM, again)
         for each in handled:
             before[each] = signal.signal(each, stop)
             _stop.enforce(each, STOP_SECONDS, Interrupted.exit_code)

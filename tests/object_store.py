@@ -37,6 +37,14 @@ def object_store() -> Iterator[str]:
         process.communicate(timeout=30)
 
 
+@pytest.fixture(scope="session")
+def objects() -> Iterator[str]:
+    """The address of an object store with an empty bucket ``night``; a module that imports it has it."""
+    with object_store() as address:
+        put(address, "night")
+        yield address
+
+
 def credentials(address: str) -> dict[str, str]:
     """Environment of a user of the store."""
     keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": "anything", "AWS_DEFAULT_REGION": "us-east-1"}

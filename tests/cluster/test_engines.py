@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from sextract.config.resolve import SHARE
-from tests.contracts.engine_contract import EngineContract, Night, Survey, large, long_night, night, objects, program
+from tests.contracts.engine_contract import EngineContract, Night, Survey, large, long_night, night, program
 from tests.faults.harness import children, kill
 from tests.memory_watch import processes
+from tests.object_store import objects
 
 # Fixtures of the contract.
 __all__ = ["large", "long_night", "night", "objects"]

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from tests.cluster.trees import TreeWatch, below
 from tests.conftest import environment, shared_memory
 from tests.faults.harness import Started, children, kill, parent_of
 from tests.memory_watch import processes
-from tests.object_store import credentials, object_store, put
+from tests.object_store import credentials, put
 from tests.scenes import field
 
 # What an engine starts for an image has this in its command line.
@@ -105,14 +105,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def long_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     """Many images of 1024 x 1024 pixels, and a bad one."""
     return make_night(tmp_path_factory.mktemp("long"), int(os.environ.get("LONG_NIGHT", LONG)), 1024, 700, DIFFERENT)
-
-
-@pytest.fixture(scope="session")
-def objects() -> Iterator[str]:
-    """The address of an object store with an empty bucket ``night``."""
-    with object_store() as address:
-        put(address, "night")
-        yield address
 
 
 class Survey(Started):

@@ -15,8 +15,10 @@ from astropy.io import fits
 from tests.conftest import CommandLine
 from tests.faults.harness import Started
 from tests.object_server import SIGNATURE, Served
-from tests.object_store import credentials, object_store, put
+from tests.object_store import credentials, objects, put
 from tests.scenes import Scene, script
+
+__all__ = ["objects"]
 
 MIB = 1 << 20
 LIMIT = ("--mem-limit", "128M")
@@ -69,13 +71,6 @@ def server(tmp_path: Path) -> Iterator[Served]:
     Scene(600, 700, seed=5).scatter(150, margin=5).write(folder / "field.fits", header=CELESTIAL)
     with Served(folder) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def objects() -> Iterator[str]:
-    with object_store() as address:
-        put(address, "night")
-        yield address
 
 
 def outputs(folder: Path) -> list[bytes]:
